@@ -1,0 +1,60 @@
+"""Classifier-free guidance: away from what the model predicts without the caption, towards what it predicts with it."""
+
+import torch
+
+
+def guide(uncond, cond, scale):
+    """Classifier-free guidance.
+
+    Parameters
+    ----------
+    uncond, cond : Tensor [B, ...]
+        Predictions without and with the caption (noise, v or clean picture: whatever the model predicts).
+    scale : float
+        1 gives ``cond``, 0 gives ``uncond``; above 1 exaggerates the difference.
+
+    Returns
+    -------
+    Tensor [B, ...]
+
+    Notes
+    -----
+    Ho and Salimans (2207.12598), Eq. 6, in the notation of Imagen (2205.11487), Eq. 2: w there is ``scale`` here.
+    """
+    return uncond + scale * (cond - uncond)
+
+
+def rescale(guided, cond, amount):
+    """Give a guided prediction the spread of the conditional one again, partly.
+
+    Guidance enlarges the standard deviation of a prediction and so overexposes the picture, worst where the noise schedule
+    ends in pure noise.
+
+    Parameters
+    ----------
+    guided, cond : Tensor [B, ...]
+        The guided and the conditional prediction.
+    amount : float
+        phi of the paper, 0 (no change) to 1 (the conditional prediction's spread); the authors use 0.7.
+
+    Returns
+    -------
+    Tensor [B, ...]
+        ``amount * guided * std(cond) / std(guided) + (1 - amount) * guided``, the deviations over all but the first axis.
+        Where the guided prediction has no spread at all it is returned as it is.
+
+    Raises
+    ------
+    ValueError
+        ``amount`` outside 0 to 1.
+
+    Notes
+    -----
+    Lin et al. (2305.08891), Eq. 15 and 16.
+    """
+    if not 0 <= amount <= 1:
+        raise ValueError(f"guidance_rescale is {amount}: it must lie between 0 and 1.")
+    axes = list(range(1, guided.ndim))
+    spread, wanted = guided.std(dim=axes, keepdim=True), cond.std(dim=axes, keepdim=True)        # [B, 1, ...]
+    rescaled = guided * torch.where(spread > 0, wanted / spread, torch.ones_like(spread))        # Eq. 15
+    return amount * rescaled + (1 - amount) * guided                                             # Eq. 16
