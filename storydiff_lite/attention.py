@@ -182,7 +182,7 @@ def sliding_window_attention(attn, frames, window, picks):
 # ---------------------------------------------------------------------------------------------- when, where, which tokens
 
 
-def _stable(*parts):
+def stable_random(*parts):
     """A random.Random that is the same for the same parts, on every machine."""
     return random.Random("/".join(map(str, parts)))
 
@@ -232,7 +232,7 @@ class SamplingSchedule:
     def active(self, step, layer):
         """Whether this layer (its name) is consistent in this step (0 is the first)."""
         p = self.probability(step)
-        return p >= 1 or (p > 0 and _stable("coin", self.seed, step, layer).random() < p)
+        return p >= 1 or (p > 0 and stable_random("coin", self.seed, step, layer).random() < p)
 
 
 LAYERS = {"up": "up_blocks.", "mid": "mid_block.", "down": "down_blocks."}
@@ -295,7 +295,7 @@ class Sharing:
             return torch.arange(n).expand(len(self.seeds), self.panels, n)
         rows = []
         for seed in self.seeds:
-            generator = torch.Generator().manual_seed(_stable("picks", seed, self.step, layer).getrandbits(62))
+            generator = torch.Generator().manual_seed(stable_random("picks", seed, self.step, layer).getrandbits(62))
             rows.append(torch.rand(self.panels, n, generator=generator).topk(k, dim=1).indices.sort(dim=1).values)
         return torch.stack(rows)
 

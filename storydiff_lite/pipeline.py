@@ -1,0 +1,383 @@
+"""StoryPipeline: an SDXL pipeline that draws the panels of a story together, so that they can read each other."""
+
+import copy
+import inspect
+import math
+import numbers
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import retrieve_timesteps
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+
+from . import weights
+from .attention import SamplingSchedule, Sharing, self_attention_layers, stable_random
+from .guidance import guide, rescale
+from .story import as_panels
+from .tokens import fit_caption
+
+
+@dataclass
+class StoryOutput(BaseOutput):
+    """What a story became.
+
+    Parameters
+    ----------
+    images : list of PIL.Image, or array [F, H, W, 3] in 0..1, or Tensor [F, 3, H, W] in 0..1, or latents [F, 4, h, w]
+        One per panel, by ``output_type`` ``"pil"``, ``"np"``, ``"pt"``, ``"latent"``.
+    panels : list of Panel
+        What was drawn.
+    seed : int
+        What it was drawn with.
+    """
+
+    images: object
+    panels: list
+    seed: int = 0
+
+
+class StoryPipeline(StableDiffusionXLPipeline):
+    """Tells stories with any SDXL weights: ``StoryPipeline.from_pretrained("micro")("a bear reads\\na bear sleeps")``.
+
+    The same parts, loading and saving as diffusers' ``StableDiffusionXLPipeline``; what differs is the call.
+    """
+
+    @classmethod
+    def from_pretrained(cls, name="micro", **kwargs):
+        """Load ``"micro"`` (the model this repository trained), a folder in the SDXL layout, or a model of the Hugging Face hub.
+
+        Parameters
+        ----------
+        name : str or Path
+        **kwargs
+            As of ``DiffusionPipeline.from_pretrained``; ``dtype`` is ``torch.float32`` unless given.
+
+        Raises
+        ------
+        WeightsError
+            A file of the shipped weights is missing or not the one that was trained.
+        """
+        if "torch_dtype" not in kwargs:
+            kwargs.setdefault("dtype", torch.float32)
+        if name != "micro":
+            return super().from_pretrained(name, **kwargs)
+        with _no_loading_bars():
+            return super().from_pretrained(weights.path("micro"), local_files_only=True, **kwargs)
+
+    # ------------------------------------------------------------------------------------------ calls
+
+    def __call__(self, story, id_images=None, consistency=0.5, window=None, start_merge_step=None, num_inference_steps=25,
+                 guidance_scale=5.0, guidance_rescale=0.0, seed=0, negative_prompt=None, same_noise=False, layers="up",
+                 schedule=None, height=None, width=None, original_size=None, crops_coords_top_left=(0, 0), target_size=None,
+                 eta=0.0, generator=None, latents=None, output_type="pil", callback_on_step_end=None,
+                 callback_on_step_end_tensor_inputs=("latents",), return_dict=True):
+        """Draw the panels of one story together.
+
+        Parameters
+        ----------
+        story : str, or list of str and Panel
+            A story text with one panel a line (``prompt # caption``), or the panels: F of them.
+        id_images : list of PIL.Image, optional
+            Pictures of the person the story is about; needs weights with an identity encoder.
+        consistency : float
+            0 to 1: the fraction of each panel's tokens that the other panels read in self-attention. 0: plain sampling.
+        window : int, optional
+            Panels in a sliding window (Algorithm 1), at least 1; ``None``: every panel reads every other.
+        start_merge_step : int, optional
+            Delayed conditioning: the first steps that see the text only. Has a meaning with ``id_images`` alone.
+        num_inference_steps : int
+            Denoising steps, at least 1.
+        guidance_scale : float
+            Classifier-free guidance; 1 or less: none, and one forward pass instead of two.
+        guidance_rescale : float
+            0 to 1 (Lin et al. 2305.08891, Eq. 15-16); 0: off.
+        seed : int
+            0 to 2**63 - 1. The same seed gives the same story on any device: noise is drawn on the CPU, per panel.
+        negative_prompt : str, optional
+            For all panels that have none of their own.
+        same_noise : bool
+            Start all panels from one noise (the released low-memory code does) instead of one each.
+        layers : str or list of str
+            Where panels read each other: ``"up"`` (as released), ``"mid"``, ``"down"``, ``"all"``, or beginnings of names.
+        schedule : SamplingSchedule, optional
+            In which steps; always by default, ``SamplingSchedule.released()`` as in the released code.
+        height, width : int, optional
+            Pixels; what the model was made for by default. Multiples of the autoencoder's and the U-Net's scale.
+        original_size, target_size : (int, int), optional
+            (height, width) of SDXL's micro-conditioning (2307.01952, section 2.2); the picture's size by default.
+        crops_coords_top_left : (int, int)
+            (top, left) of the same.
+        eta : float
+            Of DDIM, 0 to 1; schedulers without it ignore it.
+        generator : torch.Generator or list of F, optional
+            Draws the noise instead of ``seed`` (which still picks the tokens).
+        latents : Tensor [F, 4, h, w], optional
+            Initial noise of deviation 1, instead of drawing it.
+        output_type : {"pil", "np", "pt", "latent"}
+        callback_on_step_end : callable, optional
+            As in diffusers: ``callback(pipe, step, timestep, tensors) -> tensors``; it may return changed ``latents``,
+            ``prompt_embeds``, ``add_text_embeds``, ``add_time_ids``.
+        callback_on_step_end_tensor_inputs : list of str
+            Which of those it gets.
+        return_dict : bool
+            ``False`` returns ``(images,)``.
+
+        Returns
+        -------
+        StoryOutput
+
+        Raises
+        ------
+        ValueError, TypeError
+            Whatever cannot be drawn, before anything is: the message says what to write instead.
+
+        Notes
+        -----
+        StoryDiffusion (2405.01434), section 3.1; consistent self-attention is in ``attention.py``.
+        """
+        settings = dict(locals())
+        for name in ("self", "story", "seed", "return_dict"):
+            settings.pop(name)
+        output = self._tell([as_panels(story)], [_seed(seed)], **settings)[0]
+        return output if return_dict else (output.images,)
+
+    def tell_many(self, stories, seeds=None, batch_size=8, **settings):
+        """Tell several stories, some in one U-Net call; each as it would be alone (but for rounding).
+
+        Parameters
+        ----------
+        stories : list of stories
+            Each as in a call; their numbers of panels may differ.
+        seeds : list of int, optional
+            One per story; 0, 1, 2, ... by default.
+        batch_size : int
+            Stories in a U-Net call.
+        **settings
+            As of a call, but ``story`` and ``seed``.
+
+        Returns
+        -------
+        list of StoryOutput
+            In the order of ``stories``.
+        """
+        stories = [as_panels(story) for story in stories]
+        seeds = [_seed(s) for s in (range(len(stories)) if seeds is None else seeds)]
+        if len(seeds) != len(stories):
+            raise ValueError(f"There are {len(stories)} stories and {len(seeds)} seeds: give one seed per story.")
+        _whole("batch_size", batch_size, 1)
+        if {"story", "seed", "return_dict", "generator", "latents"} & settings.keys():
+            raise TypeError("tell_many takes stories and seeds, and neither story, seed, return_dict, generator nor latents.")
+        bound = inspect.signature(self.__call__).bind(None, **settings)
+        bound.apply_defaults()
+        settings = {k: v for k, v in bound.arguments.items() if k not in ("story", "seed", "return_dict")}
+
+        outputs = [None] * len(stories)
+        for panels in sorted({len(s) for s in stories}):
+            same = [i for i, s in enumerate(stories) if len(s) == panels]
+            for batch in (same[i:i + batch_size] for i in range(0, len(same), batch_size)):
+                told = self._tell([stories[i] for i in batch], [seeds[i] for i in batch], **settings)
+                for i, output in zip(batch, told, strict=True):
+                    outputs[i] = output
+        return outputs
+
+    # ------------------------------------------------------------------------------------------ the algorithm
+
+    @torch.no_grad()
+    def _tell(self, stories, seeds, *, id_images, consistency, window, start_merge_step, num_inference_steps, guidance_scale,
+              guidance_rescale, negative_prompt, same_noise, layers, schedule, height, width, original_size,
+              crops_coords_top_left, target_size, eta, generator, latents, output_type, callback_on_step_end,
+              callback_on_step_end_tensor_inputs):
+        """S stories of F panels each: B = S * F pictures in one batch, story by story."""
+        height, width = self._size(height, width)
+        self._check(id_images, start_merge_step, consistency, window, num_inference_steps, guidance_scale, guidance_rescale,
+                    layers, schedule, output_type, callback_on_step_end_tensor_inputs)
+        self._guidance_scale, self._guidance_rescale, self._interrupt = guidance_scale, guidance_rescale, False
+        self._clip_skip = self._cross_attention_kwargs = self._denoising_end = None
+        device, two = self._execution_device, self.do_classifier_free_guidance
+        panels = [panel for story in stories for panel in story]                   # B
+
+        # what the U-Net is told: text tokens, pooled text, sizes; unconditional half first
+        negatives = [p.negative_prompt if p.negative_prompt is not None else negative_prompt for p in panels]
+        prompt_embeds, add_text_embeds = self._encode([p.prompt for p in panels], device)             # [B, 77, D], [B, P]
+        sizes = original_size or (height, width), crops_coords_top_left, target_size or (height, width)
+        add_time_ids = self._get_add_time_ids(*sizes, dtype=prompt_embeds.dtype,                      # [B, 6]
+                                              text_encoder_projection_dim=add_text_embeds.shape[-1])
+        add_time_ids = add_time_ids.to(device).repeat(len(panels), 1)
+        if two:
+            none_embeds, none_pooled = self._encode(negatives, device)
+            prompt_embeds = torch.cat([none_embeds, prompt_embeds])                                   # [2B, 77, D]
+            add_text_embeds = torch.cat([none_pooled, add_text_embeds])                               # [2B, P]
+            add_time_ids = torch.cat([add_time_ids] * 2)                                              # [2B, 6]
+
+        # where it starts: a scheduler of its own, noise per panel
+        scheduler = copy.deepcopy(self.scheduler)
+        timesteps, _ = retrieve_timesteps(scheduler, num_inference_steps, device)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(0)
+        shape = self.unet.config.in_channels, height // self.vae_scale_factor, width // self.vae_scale_factor
+        latents, generator = self._noise(seeds, len(stories[0]), shape, same_noise, generator, latents)
+        latents = latents.to(device, prompt_embeds.dtype) * scheduler.init_noise_sigma                # [B, 4, h, w]
+        known = inspect.signature(scheduler.step).parameters
+        extra = {k: v for k, v in {"eta": eta, "generator": generator}.items() if k in known}
+
+        share = Sharing(len(stories[0]), consistency, seeds, schedule, window)
+        self._num_timesteps = len(timesteps)
+        with (share.installed(self.unet, layers) if consistency > 0 else nullcontext(),
+              self.progress_bar(total=len(timesteps)) as bar):
+            for i, t in enumerate(timesteps):
+                if self.interrupt:
+                    break
+                share.step = i
+                x = scheduler.scale_model_input(torch.cat([latents] * 2) if two else latents, t)      # [2B, 4, h, w]
+                pred = self.unet(x, t, encoder_hidden_states=prompt_embeds, return_dict=False,
+                                 added_cond_kwargs={"text_embeds": add_text_embeds, "time_ids": add_time_ids})[0]
+                if two:
+                    uncond, cond = pred.chunk(2)                                                      # [B, 4, h, w] each
+                    pred = guide(uncond, cond, guidance_scale)
+                    pred = rescale(pred, cond, guidance_rescale) if guidance_rescale else pred
+                latents = scheduler.step(pred, t, latents, **extra, return_dict=False)[0].to(latents.dtype)
+
+                if callback_on_step_end is not None:
+                    tensors = {"latents": latents, "prompt_embeds": prompt_embeds, "add_text_embeds": add_text_embeds,
+                               "add_time_ids": add_time_ids}
+                    given = {k: tensors[k] for k in callback_on_step_end_tensor_inputs}
+                    tensors |= callback_on_step_end(self, i, t, given) or {}
+                    latents, prompt_embeds = tensors["latents"], tensors["prompt_embeds"]
+                    add_text_embeds, add_time_ids = tensors["add_text_embeds"], tensors["add_time_ids"]
+                bar.update()
+
+        images = latents if output_type == "latent" else self._decode(latents)
+        self.maybe_free_model_hooks()
+        f = len(stories[0])
+        finish = (lambda x: x) if output_type == "latent" else (
+            lambda x: self.image_processor.postprocess(x, output_type=output_type))
+        return [StoryOutput(finish(images[j * f:(j + 1) * f]), story, seed)
+                for j, (story, seed) in enumerate(zip(stories, seeds, strict=True))]
+
+    # ------------------------------------------------------------------------------------------ its steps
+
+    def _encode(self, texts, device):
+        """Texts -> (tokens [B, 77, D], pooled [B, P]). Every different text is encoded once; None is the empty prompt."""
+        zeros = [t is None and self.config.force_zeros_for_empty_prompt for t in texts]
+        texts = [t or "" for t in texts]
+        different = list(dict.fromkeys(texts))
+        fitting = [fit_caption(self.tokenizer_2, fit_caption(self.tokenizer, text)) for text in different]
+        embeds, _, pooled, _ = self.encode_prompt(fitting, device=device, do_classifier_free_guidance=False)
+        rows = torch.tensor([different.index(t) for t in texts], device=embeds.device)
+        keep = 1 - torch.tensor(zeros, dtype=embeds.dtype, device=embeds.device)
+        return embeds[rows] * keep[:, None, None], pooled[rows] * keep[:, None]
+
+    def _noise(self, seeds, panels, shape, same_noise, generator, latents):
+        """Initial noise [B, *shape] of deviation 1, and a generator for each panel."""
+        if generator is None:
+            generator = [torch.Generator().manual_seed(stable_random("noise", seed, panel).getrandbits(62))
+                         for seed in seeds for panel in range(panels)]
+        if latents is not None:
+            if tuple(latents.shape) != (len(seeds) * panels, *shape):
+                raise ValueError(f"latents must be {[panels, *shape]} for this story and size, not {list(latents.shape)}.")
+            return latents, generator
+        if isinstance(generator, list):
+            if len(generator) != len(seeds) * panels:
+                raise ValueError(f"The story has {panels} panels: give one generator or {panels}, not {len(generator)}.")
+            noise = torch.stack([randn_tensor(shape, g, dtype=torch.float32).to("cpu") for g in generator])
+        else:
+            noise = randn_tensor((panels, *shape), generator, dtype=torch.float32).to("cpu")
+        if same_noise:
+            noise = noise.view(-1, panels, *shape)[:, :1].expand(-1, panels, *shape).reshape(noise.shape)
+        return noise, generator
+
+    def _decode(self, latents):
+        """Latents [B, 4, h, w] -> pictures [B, 3, H, W], about -1 to 1. In float32 where the autoencoder needs it."""
+        vae = self.vae
+        upcast = vae.dtype == torch.float16 and vae.config.force_upcast
+        if upcast:
+            vae.to(torch.float32)
+        latents = latents.to(vae.dtype) / vae.config.scaling_factor
+        if getattr(vae.config, "latents_mean", None) is not None and getattr(vae.config, "latents_std", None) is not None:
+            mean, std = (torch.tensor(x).view(1, -1, 1, 1).to(latents) for x in (vae.config.latents_mean, vae.config.latents_std))
+            latents = latents * std + mean
+        images = torch.cat([vae.decode(x, return_dict=False)[0] for x in latents.split(8)])
+        if upcast:
+            vae.to(torch.float16)
+        return images if self.watermark is None else self.watermark.apply_watermark(images)
+
+    def _size(self, height, width):
+        """Pixels, from the model's config where they are not given."""
+        sample = self.unet.config.sample_size
+        sample = (sample, sample) if isinstance(sample, int) else sample
+        unit = self.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        sizes = []
+        for name, given, own in (("height", height, sample[0]), ("width", width, sample[1])):
+            size = own * self.vae_scale_factor if given is None else _whole(name, given, 1)
+            if size % unit:
+                raise ValueError(f"The {name} is {size} pixels; this model can draw multiples of {unit}. The nearest are "
+                                 f"{max(unit, size // unit * unit)} and {(size // unit + 1) * unit}.")
+            sizes.append(size)
+        return sizes
+
+    def _check(self, id_images, start_merge_step, consistency, window, num_inference_steps, guidance_scale, guidance_rescale,
+               layers, schedule, output_type, callback_inputs):
+        if id_images is not None:
+            raise ValueError("id_images were given, but these weights have no identity encoder to read them with. Load weights "
+                             "that have one, or leave id_images out and describe the person in the prompts.")
+        if start_merge_step is not None:
+            _whole("start_merge_step", start_merge_step, 0)
+        _real("consistency", consistency, 0, 1, "the fraction of a panel's tokens that the other panels read")
+        _real("guidance_scale", guidance_scale, 0, math.inf, "how strongly the prompt pulls")
+        _real("guidance_rescale", guidance_rescale, 0, 1, "how far guidance's overexposure is undone")
+        _whole("num_inference_steps", num_inference_steps, 1)
+        if window is not None:
+            _whole("window", window, 1)
+        if schedule is not None and not isinstance(schedule, SamplingSchedule):
+            raise TypeError(f"schedule must be a SamplingSchedule, such as SamplingSchedule.released(), not {schedule!r}.")
+        self_attention_layers(self.unet, layers)
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"output_type is {output_type!r}; it must be 'pil', 'np', 'pt' or 'latent'.")
+        unknown = [name for name in callback_inputs if name not in self._callback_tensor_inputs]
+        if unknown:
+            raise ValueError(f"A step callback cannot get {', '.join(unknown)}; it can get "
+                             f"{', '.join(self._callback_tensor_inputs)}.")
+
+
+def _whole(name, value, least):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be a whole number, not {value!r}.")
+    if value < least:
+        raise ValueError(f"{name} is {value}; it must be at least {least}.")
+    return int(value)
+
+
+def _real(name, value, low, high, meaning):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, not {value!r}.")
+    if not low <= value <= high or math.isinf(value):
+        span = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+        raise ValueError(f"{name} is {value}; it is {meaning} and must be {span}.")
+
+
+def _seed(seed):
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
+        raise TypeError(f"The seed must be a whole number, not {seed!r}.")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"The seed is {seed}; it must be a whole number from 0 to 2**63 - 1.")
+    return int(seed)
+
+
+@contextmanager
+def _no_loading_bars():
+    """Loading the micro model takes a moment: no bars, which would fill notebooks."""
+    import diffusers.utils.logging as a
+    import transformers.utils.logging as b
+
+    before = [(m, m.is_progress_bar_enabled()) for m in (a, b)]
+    try:
+        for module in (a, b):
+            module.disable_progress_bar()
+        yield
+    finally:
+        for module, on in before:
+            if on:
+                module.enable_progress_bar()

@@ -1,0 +1,142 @@
+"""Weights: where the trained models lie, and whether they are whole.
+
+``storydiff_lite/data/manifest.json`` holds the SHA-256 of every file of the shipped models. ``path("micro")`` compares them
+before anything is loaded, once in a process.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+DATA = Path(__file__).parent / "data"
+MANIFEST = "manifest.json"
+_verified = {}  # folder -> what its files looked like when they were hashed
+
+
+class WeightsError(OSError):
+    """A shipped weight file is missing or is not the file that was trained."""
+
+
+def sha256(file):
+    """SHA-256 of a file, as 64 hexadecimal digits."""
+    with open(file, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def names(root=DATA):
+    """Names of the shipped models."""
+    return sorted({Path(f).parts[0] for f in _manifest(Path(root))})
+
+
+def path(name, root=DATA):
+    """The folder of a shipped model, after its files were compared with their SHA-256.
+
+    Parameters
+    ----------
+    name : str
+        ``"micro"`` (the micro SDXL, in the SDXL folder layout), ``"judge"``, ...
+    root : Path, optional
+        Folder that holds the models and ``manifest.json``.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    WeightsError
+        An unknown name, or a file that is missing, cut short or changed. The message names the file and how to get it back.
+    """
+    root = Path(root)
+    wanted = {f: digest for f, digest in _manifest(root).items() if Path(f).parts[0] == name}
+    if not wanted:
+        known = ", ".join(sorted({Path(f).parts[0] for f in _manifest(root)})) or "none yet"
+        raise WeightsError(f"No shipped weights are called {name!r} (there are: {known}). Train them with `python -m "
+                           f"storydiff_lite.training`, or give the path of a folder instead.")
+    seen = {}
+    for file in wanted:
+        try:
+            stat = (root / file).stat()
+        except FileNotFoundError:
+            raise WeightsError(f"The weight file {root / file} is missing. {_cure(root, file)}") from None
+        seen[file] = (stat.st_size, stat.st_mtime_ns, wanted[file])
+    if _verified.get(root / name) == seen:
+        return root / name
+    for file, digest in wanted.items():
+        if sha256(root / file) != digest:
+            hint = ""
+            if (root / file).stat().st_size < 1024 and (root / file).read_bytes().startswith(b"version https://git-lfs"):
+                hint = " It is a Git LFS pointer: run `git lfs pull`."
+            raise WeightsError(f"The weight file {root / file} ({(root / file).stat().st_size:,} bytes) is not the one that was "
+                               f"trained: it was changed or cut short (its SHA-256 differs from {MANIFEST}).{hint} "
+                               f"{_cure(root, file)}")
+    _verified[root / name] = seen
+    return root / name
+
+
+def _cure(root, file):
+    return (f"Get it back with `git checkout -- {(root / file).name}` in its folder or a fresh clone; after training it anew, "
+            f"run `python -c \"from storydiff_lite import weights; weights.write_manifest()\"`.")
+
+
+def _manifest(root):
+    try:
+        return json.loads((root / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WeightsError(f"{root / MANIFEST} is missing, so no weights can be checked. Get it back with `git checkout`, or "
+                           f"write it with storydiff_lite.weights.write_manifest() after training.") from None
+    except ValueError as error:
+        raise WeightsError(f"{root / MANIFEST} cannot be read ({error}). Get it back with `git checkout`.") from None
+
+
+def write_manifest(root=DATA):
+    """Write ``manifest.json`` for all models under ``root``: every file in their folders but the model cards (``*.md``).
+
+    Returns
+    -------
+    dict
+        Relative path -> SHA-256.
+    """
+    root = Path(root)
+    files = sorted(f for f in root.rglob("*") if f.is_file() and f.parent != root and f.suffix != ".md" and not f.name.startswith(".")
+                   and "__pycache__" not in f.parts and not any(p.name.startswith(".") for p in f.relative_to(root).parents))
+    found = {f.relative_to(root).as_posix(): sha256(f) for f in files}
+    atomic_save(root / MANIFEST, lambda to: Path(to).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8"))
+    return found
+
+
+def atomic_save(target, write):
+    """Write a file or a folder so that ``target`` is always either the old one or the whole new one.
+
+    Parameters
+    ----------
+    target : Path
+        A file, or a folder (then the new folder replaces the old one entirely).
+    write : callable
+        ``write(temporary)`` writes to the path it is given, which has the target's suffix and does not exist yet; for example
+        ``lambda to: save_file(tensors, to)`` or ``pipeline.save_pretrained``.
+
+    Returns
+    -------
+    Path
+        The target.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        write(scratch / target.name)
+        new = scratch / target.name
+        if new.is_dir() and target.is_dir():
+            os.rename(target, scratch / "old")          # folders cannot replace folders in one move
+        os.replace(new, target)
+    except BaseException:
+        if (scratch / "old").exists() and not target.exists():
+            os.rename(scratch / "old", target)
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
