@@ -19,6 +19,9 @@ export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# Every warning is an error, every reference must resolve; without --all, an incremental build hides warnings.
+BUILD := jupyter-book build . --all -W -n --keep-going
+
 ifdef RUN_PYTHON
 PY := $(RUN_PYTHON)
 ENV :=
@@ -30,7 +33,7 @@ ENV := $(VENV)/.stamp-book
 DEV := $(VENV)/.stamp-dev
 GRADING := $(VENV)/.stamp-grading
 # nbgrader and jupyter start other programs of the environment by name
-export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PATH := $(abspath $(VENV))/bin:$(PATH)
 endif
 
 .PHONY: help env book notebooks site lab serve test lint unit smoke nbval testsite browser chromium bench train \
@@ -74,8 +77,7 @@ notebooks: $(ENV) ## run every chapter into _build/executed
 	$(PY) tools/run_notebooks.py --profile cpu --out _build/executed
 
 site: $(ENV) ## build the site from the chapters as last run
-	$(PY) -m jupyter_book build . --all -W -n --keep-going
-	@$(PY) tools/site_address.py _build/html
+	$(BUILD)
 
 lab: $(ENV) ## open the chapters in JupyterLab
 	$(PY) -m jupyter lab --notebook-dir=. notebooks
@@ -105,7 +107,7 @@ nbval: $(DEV)
 
 # The site that the tests look at is built apart, so that a reader's own build stays as it was.
 testsite: $(DEV)
-	STORYDIFF_EXECUTED=_build/test/executed $(PY) -m jupyter_book build . --path-output _build/test --all -W -n --keep-going
+	STORYDIFF_EXECUTED=_build/test/executed $(BUILD) --path-output _build/test
 
 browser: $(DEV) chromium
 	STORYDIFF_SITE=_build/test/_build/html $(PY) -m pytest -q -n $(JOBS) tests/site

@@ -1,8 +1,8 @@
 """Run chapters at profile cpu and write them back with their outputs: `refresh.py [00 01]`.
 
-The chapter's own text stays as it is, save two things that are derived: nbgrader's metadata on exercise cells,
-and the running time between `<!-- time -->` and `<!-- /time -->`. What only a kernel can show (widget state) is
-left out of the committed copy; the site takes it from a fresh run.
+The chapter's own text stays as it is, save two things that are derived: nbgrader's metadata on exercise
+cells, and the running time between `<!-- time -->` and `<!-- /time -->`. What only a kernel can show (widget
+state) is left out of the committed copy; the site takes it from a fresh run.
 """
 
 import argparse

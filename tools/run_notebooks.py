@@ -29,7 +29,13 @@ def run(path: Path, out: Path, parameters: dict, bar: bool = False) -> dict:
     started, error = time.perf_counter(), None
     try:
         papermill.execute_notebook(
-            str(path), str(out), parameters, cwd=str(NOTEBOOKS), progress_bar=bar, kernel_name="python3"
+            str(path),
+            str(out),
+            parameters,
+            cwd=str(NOTEBOOKS),
+            progress_bar=bar,
+            kernel_name="python3",
+            extra_arguments=["--IPKernelApp.log_level=40"],  # else each start warns about local TCP
         )
     except papermill.PapermillExecutionError as e:
         error = str(e).strip()
@@ -82,8 +88,9 @@ def main() -> int:
 
         if not torch.cuda.is_available():
             sys.exit(
-                f"DEVICE=cuda was asked for, but torch {torch.__version__} sees no GPU. Run this on a machine with "
-                "an NVIDIA GPU and a CUDA build of torch (RUN_PYTHON=... names another Python), or use `make book`."
+                f"DEVICE=cuda was asked for, but torch {torch.__version__} sees no GPU. Run on a machine "
+                "with an NVIDIA GPU and a CUDA build of torch (RUN_PYTHON=... names another Python), or use "
+                "`make book`."
             )
 
     parameters = {"PROFILE": args.profile}

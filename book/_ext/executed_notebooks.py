@@ -1,6 +1,6 @@
 """Render each chapter from its executed copy, under the chapter's own address.
 
-Chapters are run by papermill into a folder of their own (`make notebooks`); what is committed under notebooks/
+Chapters are run by papermill into a folder of their own (`make notebooks`); what is committed in notebooks/
 stays untouched. When Sphinx reads notebooks/NN-name.ipynb it gets the executed copy instead.
 """
 

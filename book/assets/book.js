@@ -1,0 +1,61 @@
+// Small mends to other people's scripts, so that every control has a name and widgets find the formulas.
+(function () {
+  "use strict";
+
+  // The theme names its buttons twice: an aria-label, and other text inside. A name must contain what is seen.
+  function nameThemeButtons() {
+    document.querySelectorAll(".search-button-field").forEach(function (b) {
+      b.removeAttribute("aria-label"); // the text inside, "Search Ctrl+K", says it
+    });
+    document.querySelectorAll(".theme-switch").forEach(function (icon) {
+      icon.removeAttribute("title"); // before Font Awesome turns it into text
+      icon.setAttribute("aria-hidden", "true");
+    });
+  }
+
+  // docutils calls a bibliography a list, but its entries are no list items.
+  function mendBibliography() {
+    document.querySelectorAll(".citation-list[role=list]").forEach(function (list) {
+      list.removeAttribute("role");
+    });
+  }
+
+  // ipywidgets 8 was written for MathJax 2 and calls its Hub; MathJax 3 has none.
+  function bridgeMathJax() {
+    if (window.MathJax && !window.MathJax.Hub) {
+      window.MathJax.Hub = {
+        Queue: function (job) {
+          if (window.MathJax.typesetPromise) window.MathJax.typesetPromise([job[2]]);
+        },
+      };
+    }
+  }
+
+  // ipywidgets draws sliders and icon buttons without names: take them from the label beside, or from the icon.
+  var ICONS = { play: "Play", pause: "Pause", stop: "Stop", retweet: "Repeat" };
+  function nameWidgets(root) {
+    root.querySelectorAll(".noUi-handle:not([aria-label])").forEach(function (handle) {
+      var widget = handle.closest(".jupyter-widgets");
+      var label = widget && widget.querySelector(".widget-label");
+      handle.setAttribute("aria-label", (label && label.textContent.trim()) || "value");
+    });
+    root.querySelectorAll(".jupyter-button:not([aria-label])").forEach(function (button) {
+      if (button.textContent.trim()) return;
+      var icon = button.querySelector("i");
+      var match = icon && /fa-([a-z]+)/.exec(icon.className);
+      if (match) button.setAttribute("aria-label", ICONS[match[1]] || match[1]);
+    });
+  }
+
+  document.addEventListener("DOMContentLoaded", function () {
+    nameThemeButtons();
+    mendBibliography();
+    bridgeMathJax();
+    document.querySelectorAll(".cell_output").forEach(function (output) {
+      if (!output.querySelector('script[type="application/vnd.jupyter.widget-view+json"]')) return;
+      new MutationObserver(function () {
+        nameWidgets(output);
+      }).observe(output, { childList: true, subtree: true });
+    });
+  });
+})();

@@ -1,0 +1,141 @@
+"""The built site, opened from its folder in a browser that cannot reach the network."""
+
+import functools
+import http.server
+import threading
+from pathlib import Path
+
+import pytest
+from browser import Visit
+
+pytestmark = pytest.mark.site
+
+AXE = (Path(__file__).parent / "vendor/axe.min.js").read_text(encoding="utf8")
+CHAPTER = "notebooks/00-a-story-in-one-minute.html"
+
+
+def assert_clean(visit):
+    assert visit.outside == [], "the site must not reach for the network"
+    assert visit.failed == [], "a local file is missing or would not load"
+    assert visit.errors == [], "the browser's console must stay quiet"
+
+
+def test_page_is_whole(site, chromium, path):
+    """No request leaves, none fails, the console is quiet, pictures load and say what they show."""
+    with Visit(chromium) as visit:
+        page = visit.open((site / path).as_uri())
+        for _ in range(20):  # wake up lazy pictures
+            page.mouse.wheel(0, 1500)
+        page.wait_for_timeout(200)
+        assert_clean(visit)
+        pictures = page.evaluate(
+            """() => [...document.images].map(i => ({src: i.src.slice(0, 80), alt: i.alt.trim(),
+                 loaded: i.complete && i.naturalWidth > 0}))"""
+        )
+        assert [p["src"] for p in pictures if not p["alt"]] == [], "pictures without alt text"
+        assert [p["src"] for p in pictures if not p["loaded"]] == [], "pictures that did not load"
+        unset = page.locator(".math:not(:has(mjx-container))").count()
+        assert unset == 0, f"{unset} formulas were not set"
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_nothing_serious(site, chromium, path, dark):
+    with Visit(chromium, dark=dark) as visit:
+        page = visit.open((site / path).as_uri())
+        assert page.locator("html").get_attribute("data-theme") == ("dark" if dark else "light")
+        page.add_script_tag(content=AXE)
+        found = page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")["violations"]
+        told = [
+            f"{v['impact']}: {v['id']} ({v['help']}): {n['target']} {n['html'][:160]}"
+            f" {(n.get('failureSummary') or '')[:240]}"
+            for v in found
+            if v["impact"] in ("serious", "critical")
+            for n in v["nodes"][:3]
+        ]
+        assert told == [], "\n".join(told)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_sticks_out(site, chromium, path, width):
+    """The page never scrolls sideways: what is too wide scrolls in its own box."""
+    with Visit(chromium, width=width) as visit:
+        page = visit.open((site / path).as_uri())
+        wide = page.evaluate("() => document.documentElement.scrollWidth")
+        culprits = page.evaluate(
+            """w => [...document.querySelectorAll('main *')]
+                 .filter(e => e.getBoundingClientRect().right > w + 1)
+                 .slice(0, 5).map(e => e.tagName + '.' + e.className)""",
+            width,
+        )
+        assert wide <= width, f"{wide} px wide on a screen of {width}; look at {culprits}"
+
+
+def test_focus_can_be_seen(site, chromium):
+    """Every stop of the Tab key shows where it is."""
+    with Visit(chromium) as visit:
+        page = visit.open((site / "book/intro.html").as_uri())
+        seen = 0
+        for _ in range(25):
+            page.keyboard.press("Tab")
+            here = page.evaluate(
+                """() => { const e = document.activeElement, s = getComputedStyle(e);
+                     return {what: e.tagName + '.' + e.className, body: e === document.body,
+                             outline: s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) > 0}; }"""
+            )
+            if not here["body"]:
+                seen += 1
+                assert here["outline"], f"no visible focus on {here['what']}"
+        assert seen > 10
+
+
+def look(page, widget):
+    """Everything in an interactive figure that a reader can see change."""
+    return widget.evaluate(
+        """e => [e.innerText,
+             ...[...e.querySelectorAll('img')].map(i => i.src + i.alt + getComputedStyle(i).display),
+             ...[...e.querySelectorAll('canvas')].map(c => c.toDataURL())].join('|')"""
+    )
+
+
+def try_slider(page):
+    slider = page.locator(".cell_output input[type=range]").first
+    slider.scroll_into_view_if_needed()
+    widget = slider.locator("xpath=ancestor::div[contains(@class, 'cell_output')][1]")
+    views = [look(page, widget)]
+    box = slider.bounding_box()
+    for share in (0.97, 0.03):
+        page.mouse.click(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+        page.wait_for_timeout(150)
+        views.append(look(page, widget))
+    assert len(set(views)) > 1 and views[1] != views[2], "the figure does not answer a click on its slider"
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(150)
+    assert look(page, widget) != views[2], "the figure does not answer the arrow keys"
+
+
+def test_interactive_figure_answers(site, chromium):
+    """Opened from the folder: the slider of chapter 0 changes the picture, by mouse and by keyboard."""
+    with Visit(chromium) as visit:
+        try_slider(visit.open((site / CHAPTER).as_uri()))
+        assert_clean(visit)
+
+
+def test_works_from_a_server_too(site, chromium):
+    """The same over http, under a prefix, as on a course's web server."""
+
+    class Prefixed(http.server.SimpleHTTPRequestHandler):
+        def translate_path(self, path):
+            return super().translate_path(path.removeprefix("/some/prefix"))
+
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Prefixed, directory=str(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_port}"
+        with Visit(chromium, host=host) as visit:
+            try_slider(visit.open(f"http://{host}/some/prefix/{CHAPTER}"))
+            assert_clean(visit)
+        server.shutdown()
