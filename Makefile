@@ -141,7 +141,7 @@ student: $(GRADING) ## the student edition: exercises as stubs, no answers, in s
 	$(PY) tools/student.py student
 
 course: $(GRADING) ## the graded edition: an nbgrader course in _build/course
-	$(PY) tools/student.py --course _build/course
+	$(PY) tools/student.py _build/course --course
 
 clean: ## remove what was built (not the environment)
 	rm -rf _build student

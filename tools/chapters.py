@@ -74,6 +74,8 @@ def mark_exercises(nb) -> None:
             name = later[0] if later else f"exercise-{i}"
             # A cell that is solved and checked at once is graded by hand: nbgrader has no other kind.
             cell.metadata["nbgrader"] = _grading(name, solution=True, grade=bool(named), locked=False)
+        elif HIDDEN_BEGIN in cell.source:
+            cell.metadata["nbgrader"] = _grading(f"{name}-hidden", solution=False, grade=True, locked=True)
         elif named and name == named[0]:
             cell.metadata["nbgrader"] = _grading(f"{name}-check", solution=False, grade=True, locked=True)
         else:
