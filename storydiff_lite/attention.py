@@ -1,13 +1,15 @@
 """Consistent self-attention: the panels of a story read some of each other's tokens.
 
-Self-attention of a U-Net layer, for F panels of N tokens each, width C. Plain: panel i reads its own N tokens. Consistent:
-it also reads K = rate * N tokens, drawn at random, of each other panel (StoryDiffusion, 2405.01434, Eq. 1-3):
+Self-attention of a U-Net layer, for F panels of N tokens each, width C. Plain: panel i reads its own N
+tokens. Consistent: it also reads K = rate * N tokens, drawn at random, of each other panel (StoryDiffusion,
+2405.01434, Eq. 1-3):
 
-    q, k, v = to_q(x), to_k(x), to_v(x)                                   [F, N, C] each, every token projected once
+    q, k, v = to_q(x), to_k(x), to_v(x)                                   [F, N, C], each token projected once
     keys of panel i = its own N tokens, then the picks of the others      [N + (F - 1) K, C]
     out of panel i = to_out(softmax(q_i keys_i^T / sqrt(d)) values_i)     [N, C]
 
-The weights stay as they are: nothing is trained. Picks are gathered, not masked, so that fused attention kernels can run.
+The weights stay as they are: nothing is trained. Picks are gathered, not masked, so that fused attention
+kernels can run.
 """
 
 import random
@@ -53,14 +55,13 @@ def read(attn, q, k, v, index):
     if isinstance(index, (list, tuple)):
         return torch.cat([read(attn, q[i:i + 1], k, v, index[i][None]) for i in range(len(index))])
     (readers, n, c), length, heads = q.shape, index.shape[1], attn.heads
-    q = q.view(readers, n, heads, c // heads).transpose(1, 2)                                          # [R, h, N, d]
-    k = k.index_select(0, index.flatten()).view(readers, length, heads, c // heads).transpose(1, 2)    # [R, h, L, d]
-    v = v.index_select(0, index.flatten()).view(readers, length, heads, c // heads).transpose(1, 2)    # [R, h, L, d]
+    k, v = (x.index_select(0, index.flatten()).view(readers, length, c) for x in (k, v))    # [R, L, C]
+    q, k, v = (x.unflatten(2, (heads, c // heads)).transpose(1, 2) for x in (q, k, v))     # [R, h, N or L, d]
     if attn.norm_q is not None:
         q = attn.norm_q(q)
     if attn.norm_k is not None:
         k = attn.norm_k(k)
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(readers, n, c)              # [R, N, C]
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(readers, n, c)   # [R, N, C]
 
 
 def consistent_self_attention(attn, frames, picks):
@@ -73,8 +74,8 @@ def consistent_self_attention(attn, frames, picks):
     frames : Tensor [F, N, C]
         Hidden states of F frames (panels) of one story and one half of classifier-free guidance.
     picks : list of F LongTensors [K_j]
-        ``picks[j]``: indices, 0 to N - 1, of the tokens of frame j that the OTHER frames may read. May be empty, and may
-        differ in number (one fused call is made where they do not).
+        ``picks[j]``: indices, 0 to N - 1, of the tokens of frame j that the OTHER frames may read. May be
+        empty, and may differ in number (one fused call is made where they do not).
 
     Returns
     -------
@@ -88,19 +89,21 @@ def consistent_self_attention(attn, frames, picks):
 
     Notes
     -----
-    StoryDiffusion (2405.01434), Eq. 2 and 3. Algorithm 1 as printed samples from all frames *and* appends the own ones, which
-    counts a frame's own tokens twice; the released code counts them once, and so does this.
+    StoryDiffusion (2405.01434), Eq. 2 and 3. Algorithm 1 as printed samples from all frames *and* appends the
+    own ones, which counts a frame's own tokens twice; the released code counts them once, and so does this.
     """
     if frames.ndim != 3:
         raise ValueError(f"frames must be [frames, tokens, channels], not {list(frames.shape)}.")
     f, n, _ = frames.shape
     if len(picks) != f:
-        raise ValueError(f"There are {f} frames and picks for {len(picks)}: give one index tensor per frame (it may be empty).")
+        raise ValueError(f"There are {f} frames and picks for {len(picks)}: give one index tensor per frame "
+                         "(it may be empty).")
     q, k, v = project(attn, frames)                                                # [F, N, C]
     if len({len(p) for p in picks}) == 1:
-        index = reading_lists(torch.stack([p.to(frames.device) for p in picks])[None], n)[0]    # [F, N + (F-1) K]
+        picks = torch.stack([p.to(frames.device) for p in picks])                  # [F, K]
+        index = reading_lists(picks[None], n)[0]                                   # [F, N + (F-1) K]
     else:
-        flat = [p.to(frames.device) + j * n for j, p in enumerate(picks)]          # token of frame -> token of the story
+        flat = [p.to(frames.device) + j * n for j, p in enumerate(picks)]          # token of frame -> of all
         own = torch.arange(f * n, device=frames.device).view(f, n)
         index = [torch.cat([own[i], *(flat[j] for j in range(f) if j != i)]) for i in range(f)]
     return out(attn, read(attn, q, k.flatten(0, 1), v.flatten(0, 1), index))
@@ -123,14 +126,14 @@ def reading_lists(picks, n):
     """
     s, f, k = picks.shape
     own = torch.arange(s * f * n, device=picks.device).view(s, f, n)               # [S, F, n]
-    flat = own[:, :, :1] + picks                                                   # [S, F, K] token of panel -> of all
+    flat = own[:, :, :1] + picks                                          # [S, F, K] token of panel -> of all
     others = [[j for j in range(f) if j != i] for i in range(f)]
     others = torch.tensor(others, dtype=torch.long, device=picks.device).view(f, f - 1)
     return torch.cat([own, flat[:, others].flatten(2)], dim=2)                     # [S, F, n + (F-1) K]
 
 
 def sliding_window_attention(attn, frames, window, picks):
-    """Algorithm 1: consistent self-attention in windows that slide over the frames, averaged where they overlap.
+    """Algorithm 1: consistent self-attention in sliding windows over the frames, averaged where they overlap.
 
     Parameters
     ----------
@@ -140,13 +143,14 @@ def sliding_window_attention(attn, frames, window, picks):
     window : int
         Frames in a window, at least 1; W = min(window, F) is used.
     picks : list, for each window, of W LongTensors
-        ``picks[w][i]``: what the i-th frame of window w reads of the OTHER frames of that window, as flat indices: position
-        among the others, in order, * N + token.
+        ``picks[w][i]``: what the i-th frame of window w reads of the OTHER frames of that window, as flat
+        indices: position among the others, in order, * N + token.
 
     Returns
     -------
     Tensor [F, N, C]
-        Each frame: the mean of its attention over the windows t = 0 .. F - W that hold it, then the output projection.
+        Each frame: the mean of its attention over the windows t = 0 .. F - W that hold it, then the output
+        projection.
 
     Raises
     ------
@@ -155,15 +159,17 @@ def sliding_window_attention(attn, frames, window, picks):
 
     Notes
     -----
-    StoryDiffusion (2405.01434), Algorithm 1, whose loop runs to N - tile + 1 where N is the number of tokens; the number of
-    frames B is meant. The window's pool here is the other frames (Eq. 2), own tokens counted once.
+    StoryDiffusion (2405.01434), Algorithm 1, whose loop runs to N - tile + 1 where N is the number of tokens;
+    the number of frames B is meant. The window's pool here is the other frames (Eq. 2), own tokens counted
+    once.
     """
     if window < 1:
         raise ValueError(f"window is {window}: a window holds at least one frame.")
     f, n, _ = frames.shape
     w = min(window, f)
     if len(picks) != f - w + 1:
-        raise ValueError(f"{f} frames and a window of {w} make {f - w + 1} windows; there are picks for {len(picks)}.")
+        raise ValueError(f"{f} frames and a window of {w} make {f - w + 1} windows; there are picks for "
+                         f"{len(picks)}.")
     q, k, v = project(attn, frames)                                                # [F, N, C]
     k, v, own = k.flatten(0, 1), v.flatten(0, 1), torch.arange(f * n, device=frames.device).view(f, n)
     total, count = torch.zeros_like(q), torch.zeros(f, 1, 1, dtype=q.dtype, device=q.device)
@@ -179,7 +185,7 @@ def sliding_window_attention(attn, frames, window, picks):
     return out(attn, total / count)
 
 
-# ---------------------------------------------------------------------------------------------- when, where, which tokens
+# ---------------------------------------------------------------------------------- when, where, which tokens
 
 
 def stable_random(*parts):
@@ -194,8 +200,8 @@ class SamplingSchedule:
     Parameters
     ----------
     probabilities : tuple of (int, float)
-        ``(first step, probability)`` in rising order of steps: from that step on (0 is the first), a layer is consistent with
-        this probability, drawn for each layer and step. Before the first entry: plain.
+        ``(first step, probability)`` in rising order of steps: from that step on (0 is the first), a layer is
+        consistent with this probability, drawn for each layer and step. Before the first entry: plain.
     seed : int
         For those draws; they depend on seed, step and layer only, so that stories can share a batch.
     """
@@ -222,7 +228,8 @@ class SamplingSchedule:
 
     @classmethod
     def released(cls, seed=0):
-        """As in the released code: plain for 5 steps, then a coin per layer and step, 0.7 before step 20, 0.9 after."""
+        """As in the released code: plain for 5 steps, then a coin per layer and step, 0.7, from step 20 on
+        0.9."""
         return cls(((5, 0.7), (20, 0.9)), seed)
 
     def probability(self, step):
@@ -245,8 +252,8 @@ def self_attention_layers(unet, layers="up"):
     ----------
     unet : UNet2DConditionModel
     layers : str or list of str
-        ``"up"`` (the released code's choice), ``"mid"``, ``"down"``, ``"all"``, or the beginning of a layer's name, such as
-        ``"up_blocks.1"``; several in a list.
+        ``"up"`` (the released code's choice), ``"mid"``, ``"down"``, ``"all"``, or the beginning of a layer's
+        name, such as ``"up_blocks.1"``; several in a list.
 
     Raises
     ------
@@ -257,16 +264,18 @@ def self_attention_layers(unet, layers="up"):
     chosen = set()
     for word in [layers] if isinstance(layers, str) else list(layers):
         prefix = "" if word == "all" else LAYERS.get(word, word)
-        found = [n for n in every if not prefix or n.startswith(prefix if prefix.endswith(".") else prefix + ".")]
+        prefix = prefix.rstrip(".") + "." if prefix else ""
+        found = [n for n in every if n.startswith(prefix)]
         if not found:
-            raise ValueError(f"No self-attention layer is called {word!r}. Use 'up', 'mid', 'down', 'all', or the beginning of "
-                             f"one of these names: {', '.join(n.removesuffix('.attn1.processor') for n in every)}.")
+            raise ValueError(f"No self-attention layer is called {word!r}. Use 'up', 'mid', 'down', 'all', "
+                             "or the beginning of one of these names: "
+                             f"{', '.join(n.removesuffix('.attn1.processor') for n in every)}.")
         chosen.update(found)
     return [n for n in every if n in chosen]
 
 
 class Sharing:
-    """What the layers must know while stories are told: made for one call, told the step, thrown away after it.
+    """What the layers must know while stories are told: made for one call, told each step, then dropped.
 
     Parameters
     ----------
@@ -288,20 +297,23 @@ class Sharing:
         self.step = 0
 
     def picks(self, layer, n):
-        """LongTensor [S, F, K] of the tokens that may be read now, K = rate * n rounded. Drawn on the CPU; the same for a
-        story alone and in a batch; fresh for every layer and step (Eq. 2's RandSample)."""
+        """Tokens that may be read now, LongTensor [S, F, K], K = rate * n rounded (Eq. 2's RandSample).
+
+        Fresh for every layer and step; drawn on the CPU; the same for a story alone and in a batch.
+        """
         k = round(self.rate * n)
         if k == n:
             return torch.arange(n).expand(len(self.seeds), self.panels, n)
         rows = []
         for seed in self.seeds:
-            generator = torch.Generator().manual_seed(stable_random("picks", seed, self.step, layer).getrandbits(62))
-            rows.append(torch.rand(self.panels, n, generator=generator).topk(k, dim=1).indices.sort(dim=1).values)
+            number = stable_random("picks", seed, self.step, layer).getrandbits(62)
+            order = torch.rand(self.panels, n, generator=torch.Generator().manual_seed(number))
+            rows.append(order.topk(k, dim=1).indices.sort(dim=1).values)           # [F, K]
         return torch.stack(rows)
 
     @contextmanager
     def installed(self, unet, layers="up"):
-        """Within this block the chosen layers of the U-Net share; afterwards they have their old processors back."""
+        """Within this block the chosen layers share; afterwards the U-Net has its old processors back."""
         before = dict(unet.attn_processors)
         shared = {n: ConsistentSelfAttention(self, n, before[n]) for n in self_attention_layers(unet, layers)}
         try:
@@ -327,33 +339,36 @@ class ConsistentSelfAttention:
 
     Notes
     -----
-    Hidden states come as [H * S * F, N, C]: H = 2 halves of classifier-free guidance (unconditional, then conditional; or 1
-    without guidance), S stories, F panels. A panel reads within its own half and its own story only.
+    Hidden states come as [H * S * F, N, C]: H = 2 halves of classifier-free guidance (unconditional, then
+    conditional; or 1 without guidance), S stories, F panels. A panel reads within its own half and its own
+    story only.
     """
 
     def __init__(self, sharing, layer="", plain=None):
         self.sharing, self.layer, self.plain = sharing, layer, plain or AttnProcessor2_0()
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, **kwargs):
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None,
+                 **kwargs):
         share = self.sharing
         n, f, s = hidden_states.shape[1], share.panels, len(share.seeds)
         if (encoder_hidden_states is not None or f == 1 or round(share.rate * n) == 0
                 or not share.schedule.active(share.step, self.layer)):
             return self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, temb, **kwargs)
         if hidden_states.shape[0] % (s * f):
-            raise ValueError(f"{hidden_states.shape[0]} hidden states came in, which is no multiple of {s} stories times {f} "
-                             f"panels: the Sharing was made for another batch.")
+            raise ValueError(f"{hidden_states.shape[0]} hidden states came in, which is no multiple of {s} "
+                             f"stories times {f} panels: the Sharing was made for another batch.")
         h, w = hidden_states.shape[0] // (s * f), share.window
 
         q, k, v = project(attn, hidden_states)                                     # [H S F, N, C]
         k, v = k.flatten(0, 1), v.flatten(0, 1)                                    # [H S F N, C]
-        picks = share.picks(self.layer, n).to(q.device).repeat(h, 1, 1)            # [H S, F, K], both halves the same
+        picks = share.picks(self.layer, n).to(q.device).repeat(h, 1, 1)    # [H S, F, K], both halves the same
         if w == f:
             return out(attn, read(attn, q, k, v, reading_lists(picks, n).flatten(0, 1)))
 
         q = q.unflatten(0, (h * s, f))                                             # [H S, F, N, C]
         total, count = torch.zeros_like(q), torch.zeros(f, 1, 1, dtype=q.dtype, device=q.device)
-        start = torch.arange(h * s, device=q.device)[:, None, None] * (f - w) * n  # stories lie F, not W, panels apart
+        # reading_lists lays stories of W panels end to end; here they are F panels long
+        start = torch.arange(h * s, device=q.device)[:, None, None] * (f - w) * n
         for t in range(f - w + 1):
             lists = reading_lists(picks[:, t:t + w], n) + start + t * n            # [H S, W, L]
             seen = read(attn, q[:, t:t + w].flatten(0, 1), k, v, lists.flatten(0, 1))

@@ -1,4 +1,5 @@
-"""Classifier-free guidance: away from what the model predicts without the caption, towards what it predicts with it."""
+"""Classifier-free guidance: away from what the model predicts without the caption, towards what it predicts
+with it."""
 
 import torch
 
@@ -19,7 +20,8 @@ def guide(uncond, cond, scale):
 
     Notes
     -----
-    Ho and Salimans (2207.12598), Eq. 6, in the notation of Imagen (2205.11487), Eq. 2: w there is ``scale`` here.
+    Ho and Salimans (2207.12598), Eq. 6, in the notation of Imagen (2205.11487), Eq. 2: w there is ``scale``
+    here.
     """
     return uncond + scale * (cond - uncond)
 
@@ -27,8 +29,8 @@ def guide(uncond, cond, scale):
 def rescale(guided, cond, amount):
     """Give a guided prediction the spread of the conditional one again, partly.
 
-    Guidance enlarges the standard deviation of a prediction and so overexposes the picture, worst where the noise schedule
-    ends in pure noise.
+    Guidance enlarges the standard deviation of a prediction and so overexposes the picture, worst where the
+    noise schedule ends in pure noise.
 
     Parameters
     ----------
@@ -40,8 +42,8 @@ def rescale(guided, cond, amount):
     Returns
     -------
     Tensor [B, ...]
-        ``amount * guided * std(cond) / std(guided) + (1 - amount) * guided``, the deviations over all but the first axis.
-        Where the guided prediction has no spread at all it is returned as it is.
+        ``amount * guided * std(cond) / std(guided) + (1 - amount) * guided``, the deviations over all but the
+        first axis. Where the guided prediction has no spread at all it is returned as it is.
 
     Raises
     ------

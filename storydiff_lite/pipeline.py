@@ -1,4 +1,4 @@
-"""StoryPipeline: an SDXL pipeline that draws the panels of a story together, so that they can read each other."""
+"""StoryPipeline: an SDXL pipeline that draws a story's panels together, so that they can read each other."""
 
 import copy
 import inspect
@@ -26,8 +26,9 @@ class StoryOutput(BaseOutput):
 
     Parameters
     ----------
-    images : list of PIL.Image, or array [F, H, W, 3] in 0..1, or Tensor [F, 3, H, W] in 0..1, or latents [F, 4, h, w]
-        One per panel, by ``output_type`` ``"pil"``, ``"np"``, ``"pt"``, ``"latent"``.
+    images : list of PIL.Image, array or Tensor
+        One per panel. By ``output_type``: ``"pil"``; ``"np"`` [F, H, W, 3] in 0..1; ``"pt"`` [F, 3, H, W] in
+        0..1; ``"latent"`` [F, 4, h, w].
     panels : list of Panel
         What was drawn.
     seed : int
@@ -40,14 +41,15 @@ class StoryOutput(BaseOutput):
 
 
 class StoryPipeline(StableDiffusionXLPipeline):
-    """Tells stories with any SDXL weights: ``StoryPipeline.from_pretrained("micro")("a bear reads\\na bear sleeps")``.
+    """Tells stories with any SDXL weights.
 
-    The same parts, loading and saving as diffusers' ``StableDiffusionXLPipeline``; what differs is the call.
+    ``StoryPipeline.from_pretrained("micro")(["a bear reads", "a bear sleeps"]).images``. The same parts,
+    loading and saving as diffusers' ``StableDiffusionXLPipeline``; what differs is the call.
     """
 
     @classmethod
     def from_pretrained(cls, name="micro", **kwargs):
-        """Load ``"micro"`` (the model this repository trained), a folder in the SDXL layout, or a model of the Hugging Face hub.
+        """Load ``"micro"`` (trained by this repository), a folder in the SDXL layout, or a model of the hub.
 
         Parameters
         ----------
@@ -69,10 +71,11 @@ class StoryPipeline(StableDiffusionXLPipeline):
 
     # ------------------------------------------------------------------------------------------ calls
 
-    def __call__(self, story, id_images=None, consistency=0.5, window=None, start_merge_step=None, num_inference_steps=25,
-                 guidance_scale=5.0, guidance_rescale=0.0, seed=0, negative_prompt=None, same_noise=False, layers="up",
-                 schedule=None, height=None, width=None, original_size=None, crops_coords_top_left=(0, 0), target_size=None,
-                 eta=0.0, generator=None, latents=None, output_type="pil", callback_on_step_end=None,
+    def __call__(self, story, id_images=None, consistency=0.5, window=None, start_merge_step=None,
+                 num_inference_steps=25, guidance_scale=5.0, guidance_rescale=0.0, seed=0,
+                 negative_prompt=None, same_noise=False, layers="up", schedule=None, height=None, width=None,
+                 original_size=None, crops_coords_top_left=(0, 0), target_size=None, eta=0.0, generator=None,
+                 latents=None, output_type="pil", callback_on_step_end=None,
                  callback_on_step_end_tensor_inputs=("latents",), return_dict=True):
         """Draw the panels of one story together.
 
@@ -83,11 +86,13 @@ class StoryPipeline(StableDiffusionXLPipeline):
         id_images : list of PIL.Image, optional
             Pictures of the person the story is about; needs weights with an identity encoder.
         consistency : float
-            0 to 1: the fraction of each panel's tokens that the other panels read in self-attention. 0: plain sampling.
+            0 to 1: the fraction of each panel's tokens that the other panels read in self-attention. 0: plain
+            sampling.
         window : int, optional
             Panels in a sliding window (Algorithm 1), at least 1; ``None``: every panel reads every other.
         start_merge_step : int, optional
-            Delayed conditioning: the first steps that see the text only. Has a meaning with ``id_images`` alone.
+            Delayed conditioning: the first steps that see the text only. Has a meaning with ``id_images``
+            alone.
         num_inference_steps : int
             Denoising steps, at least 1.
         guidance_scale : float
@@ -95,19 +100,23 @@ class StoryPipeline(StableDiffusionXLPipeline):
         guidance_rescale : float
             0 to 1 (Lin et al. 2305.08891, Eq. 15-16); 0: off.
         seed : int
-            0 to 2**63 - 1. The same seed gives the same story on any device: noise is drawn on the CPU, per panel.
+            0 to 2**63 - 1. The same seed gives the same story on any device: noise is drawn on the CPU, per
+            panel.
         negative_prompt : str, optional
             For all panels that have none of their own.
         same_noise : bool
             Start all panels from one noise (the released low-memory code does) instead of one each.
         layers : str or list of str
-            Where panels read each other: ``"up"`` (as released), ``"mid"``, ``"down"``, ``"all"``, or beginnings of names.
+            Where panels read each other: ``"up"`` (as released), ``"mid"``, ``"down"``, ``"all"``, or
+            beginnings of names.
         schedule : SamplingSchedule, optional
             In which steps; always by default, ``SamplingSchedule.released()`` as in the released code.
         height, width : int, optional
-            Pixels; what the model was made for by default. Multiples of the autoencoder's and the U-Net's scale.
+            Pixels; what the model was made for by default. Multiples of the autoencoder's and the U-Net's
+            scale.
         original_size, target_size : (int, int), optional
-            (height, width) of SDXL's micro-conditioning (2307.01952, section 2.2); the picture's size by default.
+            (height, width) of SDXL's micro-conditioning (2307.01952, section 2.2); the picture's size by
+            default.
         crops_coords_top_left : (int, int)
             (top, left) of the same.
         eta : float
@@ -118,8 +127,8 @@ class StoryPipeline(StableDiffusionXLPipeline):
             Initial noise of deviation 1, instead of drawing it.
         output_type : {"pil", "np", "pt", "latent"}
         callback_on_step_end : callable, optional
-            As in diffusers: ``callback(pipe, step, timestep, tensors) -> tensors``; it may return changed ``latents``,
-            ``prompt_embeds``, ``add_text_embeds``, ``add_time_ids``.
+            As in diffusers: ``callback(pipe, step, timestep, tensors) -> tensors``; it may return changed
+            ``latents``, ``prompt_embeds``, ``add_text_embeds``, ``add_time_ids``.
         callback_on_step_end_tensor_inputs : list of str
             Which of those it gets.
         return_dict : bool
@@ -166,10 +175,12 @@ class StoryPipeline(StableDiffusionXLPipeline):
         stories = [as_panels(story) for story in stories]
         seeds = [_seed(s) for s in (range(len(stories)) if seeds is None else seeds)]
         if len(seeds) != len(stories):
-            raise ValueError(f"There are {len(stories)} stories and {len(seeds)} seeds: give one seed per story.")
+            raise ValueError(f"There are {len(stories)} stories and {len(seeds)} seeds: give one seed per "
+                             "story.")
         _whole("batch_size", batch_size, 1)
         if {"story", "seed", "return_dict", "generator", "latents"} & settings.keys():
-            raise TypeError("tell_many takes stories and seeds, and neither story, seed, return_dict, generator nor latents.")
+            raise TypeError("tell_many takes stories and seeds, and neither story, seed, return_dict, "
+                            "generator nor latents.")
         bound = inspect.signature(self.__call__).bind(None, **settings)
         bound.apply_defaults()
         settings = {k: v for k, v in bound.arguments.items() if k not in ("story", "seed", "return_dict")}
@@ -186,31 +197,33 @@ class StoryPipeline(StableDiffusionXLPipeline):
     # ------------------------------------------------------------------------------------------ the algorithm
 
     @torch.no_grad()
-    def _tell(self, stories, seeds, *, id_images, consistency, window, start_merge_step, num_inference_steps, guidance_scale,
-              guidance_rescale, negative_prompt, same_noise, layers, schedule, height, width, original_size,
-              crops_coords_top_left, target_size, eta, generator, latents, output_type, callback_on_step_end,
-              callback_on_step_end_tensor_inputs):
+    def _tell(self, stories, seeds, *, id_images, consistency, window, start_merge_step, num_inference_steps,
+              guidance_scale, guidance_rescale, negative_prompt, same_noise, layers, schedule, height, width,
+              original_size, crops_coords_top_left, target_size, eta, generator, latents, output_type,
+              callback_on_step_end, callback_on_step_end_tensor_inputs):
         """S stories of F panels each: B = S * F pictures in one batch, story by story."""
         height, width = self._size(height, width)
-        self._check(id_images, start_merge_step, consistency, window, num_inference_steps, guidance_scale, guidance_rescale,
-                    layers, schedule, output_type, callback_on_step_end_tensor_inputs)
-        self._guidance_scale, self._guidance_rescale, self._interrupt = guidance_scale, guidance_rescale, False
+        self._check(id_images, start_merge_step, consistency, window, num_inference_steps, guidance_scale,
+                    guidance_rescale, layers, schedule, output_type, callback_on_step_end_tensor_inputs)
+        self._guidance_scale, self._guidance_rescale = guidance_scale, guidance_rescale
+        self._interrupt = False
         self._clip_skip = self._cross_attention_kwargs = self._denoising_end = None
         device, two = self._execution_device, self.do_classifier_free_guidance
         panels = [panel for story in stories for panel in story]                   # B
 
         # what the U-Net is told: text tokens, pooled text, sizes; unconditional half first
         negatives = [p.negative_prompt if p.negative_prompt is not None else negative_prompt for p in panels]
-        prompt_embeds, add_text_embeds = self._encode([p.prompt for p in panels], device)             # [B, 77, D], [B, P]
+        prompts = [p.prompt for p in panels]
+        prompt_embeds, add_text_embeds = self._encode(prompts, device)                     # [B, 77, D], [B, P]
         sizes = original_size or (height, width), crops_coords_top_left, target_size or (height, width)
-        add_time_ids = self._get_add_time_ids(*sizes, dtype=prompt_embeds.dtype,                      # [B, 6]
+        add_time_ids = self._get_add_time_ids(*sizes, dtype=prompt_embeds.dtype,            # [B, 6]
                                               text_encoder_projection_dim=add_text_embeds.shape[-1])
         add_time_ids = add_time_ids.to(device).repeat(len(panels), 1)
         if two:
             none_embeds, none_pooled = self._encode(negatives, device)
-            prompt_embeds = torch.cat([none_embeds, prompt_embeds])                                   # [2B, 77, D]
-            add_text_embeds = torch.cat([none_pooled, add_text_embeds])                               # [2B, P]
-            add_time_ids = torch.cat([add_time_ids] * 2)                                              # [2B, 6]
+            prompt_embeds = torch.cat([none_embeds, prompt_embeds])                         # [2B, 77, D]
+            add_text_embeds = torch.cat([none_pooled, add_text_embeds])                     # [2B, P]
+            add_time_ids = torch.cat([add_time_ids] * 2)                                    # [2B, 6]
 
         # where it starts: a scheduler of its own, noise per panel
         scheduler = copy.deepcopy(self.scheduler)
@@ -219,7 +232,7 @@ class StoryPipeline(StableDiffusionXLPipeline):
             scheduler.set_begin_index(0)
         shape = self.unet.config.in_channels, height // self.vae_scale_factor, width // self.vae_scale_factor
         latents, generator = self._noise(seeds, len(stories[0]), shape, same_noise, generator, latents)
-        latents = latents.to(device, prompt_embeds.dtype) * scheduler.init_noise_sigma                # [B, 4, h, w]
+        latents = latents.to(device, prompt_embeds.dtype) * scheduler.init_noise_sigma      # [B, 4, h, w]
         known = inspect.signature(scheduler.step).parameters
         extra = {k: v for k, v in {"eta": eta, "generator": generator}.items() if k in known}
 
@@ -231,18 +244,19 @@ class StoryPipeline(StableDiffusionXLPipeline):
                 if self.interrupt:
                     break
                 share.step = i
-                x = scheduler.scale_model_input(torch.cat([latents] * 2) if two else latents, t)      # [2B, 4, h, w]
-                pred = self.unet(x, t, encoder_hidden_states=prompt_embeds, return_dict=False,
-                                 added_cond_kwargs={"text_embeds": add_text_embeds, "time_ids": add_time_ids})[0]
+                x = torch.cat([latents] * 2) if two else latents                            # [2B, 4, h, w]
+                added = {"text_embeds": add_text_embeds, "time_ids": add_time_ids}
+                pred = self.unet(scheduler.scale_model_input(x, t), t, encoder_hidden_states=prompt_embeds,
+                                 added_cond_kwargs=added, return_dict=False)[0]             # [2B, 4, h, w]
                 if two:
-                    uncond, cond = pred.chunk(2)                                                      # [B, 4, h, w] each
+                    uncond, cond = pred.chunk(2)                                            # [B, 4, h, w]
                     pred = guide(uncond, cond, guidance_scale)
                     pred = rescale(pred, cond, guidance_rescale) if guidance_rescale else pred
                 latents = scheduler.step(pred, t, latents, **extra, return_dict=False)[0].to(latents.dtype)
 
                 if callback_on_step_end is not None:
-                    tensors = {"latents": latents, "prompt_embeds": prompt_embeds, "add_text_embeds": add_text_embeds,
-                               "add_time_ids": add_time_ids}
+                    tensors = {"latents": latents, "prompt_embeds": prompt_embeds,
+                               "add_text_embeds": add_text_embeds, "add_time_ids": add_time_ids}
                     given = {k: tensors[k] for k in callback_on_step_end_tensor_inputs}
                     tensors |= callback_on_step_end(self, i, t, given) or {}
                     latents, prompt_embeds = tensors["latents"], tensors["prompt_embeds"]
@@ -260,7 +274,7 @@ class StoryPipeline(StableDiffusionXLPipeline):
     # ------------------------------------------------------------------------------------------ its steps
 
     def _encode(self, texts, device):
-        """Texts -> (tokens [B, 77, D], pooled [B, P]). Every different text is encoded once; None is the empty prompt."""
+        """Texts -> (tokens [B, 77, D], pooled [B, P]); each different one is encoded once, None is empty."""
         zeros = [t is None and self.config.force_zeros_for_empty_prompt for t in texts]
         texts = [t or "" for t in texts]
         different = list(dict.fromkeys(texts))
@@ -277,11 +291,13 @@ class StoryPipeline(StableDiffusionXLPipeline):
                          for seed in seeds for panel in range(panels)]
         if latents is not None:
             if tuple(latents.shape) != (len(seeds) * panels, *shape):
-                raise ValueError(f"latents must be {[panels, *shape]} for this story and size, not {list(latents.shape)}.")
+                raise ValueError(f"latents must be {[panels, *shape]} for this story and size, not "
+                                 f"{list(latents.shape)}.")
             return latents, generator
         if isinstance(generator, list):
             if len(generator) != len(seeds) * panels:
-                raise ValueError(f"The story has {panels} panels: give one generator or {panels}, not {len(generator)}.")
+                raise ValueError(f"The story has {panels} panels: give one generator or {panels}, not "
+                                 f"{len(generator)}.")
             noise = torch.stack([randn_tensor(shape, g, dtype=torch.float32).to("cpu") for g in generator])
         else:
             noise = randn_tensor((panels, *shape), generator, dtype=torch.float32).to("cpu")
@@ -290,14 +306,15 @@ class StoryPipeline(StableDiffusionXLPipeline):
         return noise, generator
 
     def _decode(self, latents):
-        """Latents [B, 4, h, w] -> pictures [B, 3, H, W], about -1 to 1. In float32 where the autoencoder needs it."""
+        """Latents [B, 4, h, w] -> pictures [B, 3, H, W], about -1 to 1; in float32 where that is needed."""
         vae = self.vae
         upcast = vae.dtype == torch.float16 and vae.config.force_upcast
         if upcast:
             vae.to(torch.float32)
         latents = latents.to(vae.dtype) / vae.config.scaling_factor
-        if getattr(vae.config, "latents_mean", None) is not None and getattr(vae.config, "latents_std", None) is not None:
-            mean, std = (torch.tensor(x).view(1, -1, 1, 1).to(latents) for x in (vae.config.latents_mean, vae.config.latents_std))
+        mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
+        if mean is not None and std is not None:
+            mean, std = (torch.tensor(x).view(1, -1, 1, 1).to(latents) for x in (mean, std))
             latents = latents * std + mean
         images = torch.cat([vae.decode(x, return_dict=False)[0] for x in latents.split(8)])
         if upcast:
@@ -313,16 +330,18 @@ class StoryPipeline(StableDiffusionXLPipeline):
         for name, given, own in (("height", height, sample[0]), ("width", width, sample[1])):
             size = own * self.vae_scale_factor if given is None else _whole(name, given, 1)
             if size % unit:
-                raise ValueError(f"The {name} is {size} pixels; this model can draw multiples of {unit}. The nearest are "
-                                 f"{max(unit, size // unit * unit)} and {(size // unit + 1) * unit}.")
+                raise ValueError(f"The {name} is {size} pixels; this model can draw multiples of {unit}. The "
+                                 f"nearest are {max(unit, size // unit * unit)} and "
+                                 f"{(size // unit + 1) * unit}.")
             sizes.append(size)
         return sizes
 
-    def _check(self, id_images, start_merge_step, consistency, window, num_inference_steps, guidance_scale, guidance_rescale,
-               layers, schedule, output_type, callback_inputs):
+    def _check(self, id_images, start_merge_step, consistency, window, num_inference_steps, guidance_scale,
+               guidance_rescale, layers, schedule, output_type, callback_inputs):
         if id_images is not None:
-            raise ValueError("id_images were given, but these weights have no identity encoder to read them with. Load weights "
-                             "that have one, or leave id_images out and describe the person in the prompts.")
+            raise ValueError("id_images were given, but these weights have no identity encoder to read them "
+                             "with. Load weights that have one, or leave id_images out and describe the "
+                             "person in the prompts.")
         if start_merge_step is not None:
             _whole("start_merge_step", start_merge_step, 0)
         _real("consistency", consistency, 0, 1, "the fraction of a panel's tokens that the other panels read")
@@ -332,7 +351,8 @@ class StoryPipeline(StableDiffusionXLPipeline):
         if window is not None:
             _whole("window", window, 1)
         if schedule is not None and not isinstance(schedule, SamplingSchedule):
-            raise TypeError(f"schedule must be a SamplingSchedule, such as SamplingSchedule.released(), not {schedule!r}.")
+            raise TypeError("schedule must be a SamplingSchedule, such as SamplingSchedule.released(), not "
+                            f"{schedule!r}.")
         self_attention_layers(self.unet, layers)
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f"output_type is {output_type!r}; it must be 'pil', 'np', 'pt' or 'latent'.")

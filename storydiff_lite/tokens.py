@@ -1,13 +1,14 @@
 """Tokens: the CLIP vocabulary, a trigger word of its own, and the class token that an identity is fused into.
 
-A caption "a man img, wearing a suit" holds a *class noun* ("man") and the *trigger word* ("img") right after it. The
-trigger is removed and the class noun is repeated once per reference picture; a mask remembers where:
+A caption "a man img, wearing a suit" holds a *class noun* ("man") and the *trigger word* ("img") right after
+it. The trigger is removed and the class noun is repeated once per reference picture; a mask remembers where:
 
     a  man img  ,  ...          raw ids         [BOS, a, man, img, ",", ..., EOS]
     a  man man  ,  ...          2 references    [BOS, a, man, man, ",", ..., EOS, pad, pad, ...]
     .  ###  ###                 mask            [ 0,  0,  1,   1,   0,  ...]
 
-Source: PhotoMaker (Li et al. 2312.04461, section 3.2), which StoryDiffusion (2405.01434, section 3.1) builds on.
+Source: PhotoMaker (Li et al. 2312.04461, section 3.2), which StoryDiffusion (2405.01434, section 3.1) builds
+on.
 """
 
 import gzip
@@ -29,11 +30,11 @@ class TriggerWordError(ValueError):
     """The trigger word cannot do its work where it stands; the message says what to write instead."""
 
 
-# ---------------------------------------------------------------------------------------------- the vocabulary
+# --------------------------------------------------------------------------------------------- the vocabulary
 
 def byte_letters():
     """CLIP's printable letter for each of the 256 bytes: {byte: letter}, in vocabulary order."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [b for a, z in ("!~", "¡¬", "®ÿ") for b in range(ord(a), ord(z) + 1)]
     rest = [b for b in range(256) if b not in printable]
     return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(rest)}
 
@@ -64,7 +65,8 @@ def load_tokenizer(trigger_word="img", pad_token=None):
     trigger_word : str or None
         Matched as a whole word only ("imgur" stays a word), in lower case as written. ``None`` adds nothing.
     pad_token : str, optional
-        What short captions are filled up with: EOS (id 49407) by default; SDXL's second tokenizer uses ``"!"`` (id 0).
+        What short captions are filled up with: EOS (id 49407) by default; SDXL's second tokenizer uses
+        ``"!"`` (id 0).
 
     Returns
     -------
@@ -78,24 +80,27 @@ def load_tokenizer(trigger_word="img", pad_token=None):
 
     Notes
     -----
-    Vocabulary: Radford et al. 2103.00020, section 2.4. Nothing is downloaded: the merges lie in ``storydiff_lite/data``.
+    Vocabulary: Radford et al. 2103.00020, section 2.4. Nothing is downloaded: the merges lie in
+    ``storydiff_lite/data``.
     """
     vocab, merges = vocabulary()
     tokenizer = CLIPTokenizer(vocab=dict(vocab), merges=list(merges), pad_token=pad_token or EOS,
                               model_max_length=MAX_LENGTH)
     if trigger_word is not None:
         if not (isinstance(trigger_word, str) and trigger_word.isalnum()):
-            raise ValueError(f"The trigger word must be a single word of letters and digits, not {trigger_word!r}.")
+            raise ValueError("The trigger word must be a single word of letters and digits, not "
+                             f"{trigger_word!r}.")
         if trigger_word in vocab:
-            raise ValueError(f"{trigger_word!r} is a piece of CLIP's vocabulary already and cannot become a token of its own. "
-                             f"Choose a trigger word that CLIP does not know, such as 'img'.")
+            raise ValueError(f"{trigger_word!r} is a piece of CLIP's vocabulary already and cannot become a "
+                             "token of its own. Choose a trigger word that CLIP does not know, such as "
+                             "'img'.")
         # single_word: PhotoMaker's own token also matches inside words ("imgur"); ours does not
         tokenizer.add_tokens([AddedToken(trigger_word, single_word=True, normalized=False, special=True)])
     return tokenizer
 
 
 def shrink_tokenizer_files(folder):
-    """Rewrite the ``tokenizer.json`` files under a saved pipeline without white space: 3.6 MB become 1.6 MB each.
+    """Rewrite the ``tokenizer.json`` files of a saved pipeline without white space: 3.6 MB become 1.5.
 
     Parameters
     ----------
@@ -104,11 +109,12 @@ def shrink_tokenizer_files(folder):
     """
     for path in Path(folder).rglob("tokenizer.json"):
         saved = json.loads(path.read_text(encoding="utf-8"))
-        saved["model"]["merges"] = [m if isinstance(m, str) else " ".join(m) for m in saved["model"]["merges"]]
+        model = saved["model"]
+        model["merges"] = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
         path.write_text(json.dumps(saved, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
 
 
-# ---------------------------------------------------------------------------------------------- the class token
+# -------------------------------------------------------------------------------------------- the class token
 
 def _is_punctuation(token_id):
     """Whether a CLIP id is made of punctuation only. A lone byte of a longer letter (CJK) is not."""
@@ -122,7 +128,8 @@ def _is_punctuation(token_id):
 def _text(ids):
     """What ids say, for a message."""
     spaced = {i: p.endswith("</w>") for p, i in vocabulary()[0].items()} if ids else {}
-    return "".join(_pieces().get(i, b"").decode("utf-8", "replace") + " " * spaced.get(i, True) for i in ids).strip()
+    words = (_pieces().get(i, b"").decode("utf-8", "replace") + " " * spaced.get(i, True) for i in ids)
+    return "".join(words).strip()
 
 
 def expand_class_token(input_ids, trigger_id, num_id_images, max_length, pad_id):
@@ -131,8 +138,8 @@ def expand_class_token(input_ids, trigger_id, num_id_images, max_length, pad_id)
     Parameters
     ----------
     input_ids : list of int
-        A caption's ids as the tokenizer gives them, uncut: BOS, ..., class noun, trigger, ..., EOS. Padding after EOS is
-        allowed. A class noun of several pieces ("hedge" "hog") is represented by its last piece.
+        A caption's ids as the tokenizer gives them, uncut: BOS, ..., class noun, trigger, ..., EOS. Padding
+        after EOS is allowed. A class noun of several pieces ("hedge" "hog") is represented by its last piece.
     trigger_id : int
         Id of the trigger word (49408).
     num_id_images : int
@@ -152,19 +159,21 @@ def expand_class_token(input_ids, trigger_id, num_id_images, max_length, pad_id)
     Raises
     ------
     TriggerWordError
-        No trigger, more than one, nothing or punctuation before it, or so late that its class tokens would be cut.
+        No trigger, more than one, nothing or punctuation before it, or so late that its class tokens would be
+        cut.
     ValueError
         ``num_id_images`` below 1, or ``max_length`` below 1.
 
     Notes
     -----
-    PhotoMaker (2312.04461), section 3.2. The released code repeats BOS or a comma when they happen to precede the trigger,
-    drops the identity silently when it stands beyond ``max_length``, and loses EOS when a caption is cut.
+    PhotoMaker (2312.04461), section 3.2. The released code repeats BOS or a comma when they happen to precede
+    the trigger, drops the identity silently when it stands beyond ``max_length``, and loses EOS when a
+    caption is cut.
     """
     ids = [int(i) for i in input_ids]
     if num_id_images < 1:
-        raise ValueError(f"num_id_images is {num_id_images}: give at least one reference picture, or encode the caption "
-                         f"without its trigger word.")
+        raise ValueError(f"num_id_images is {num_id_images}: give at least one reference picture, or encode "
+                         "the caption without its trigger word.")
     if max_length < 1:
         raise ValueError(f"max_length is {max_length}: it must be at least 1 (CLIP's is {MAX_LENGTH}).")
     if EOS_ID in ids:  # padding that came along: whatever follows EOS and is only padding
@@ -174,36 +183,38 @@ def expand_class_token(input_ids, trigger_id, num_id_images, max_length, pad_id)
 
     places = [i for i, t in enumerate(ids) if t == trigger_id]
     if not places:
-        raise TriggerWordError("The caption has no trigger word. Write it once, as a word of its own, right after the noun "
-                               "that names the person: \"a man img, wearing a suit\".")
+        raise TriggerWordError("The caption has no trigger word. Write it once, as a word of its own, right "
+                               "after the noun that names the person: \"a man img, wearing a suit\".")
     if len(places) > 1:
-        raise TriggerWordError(f"The caption has {len(places)} trigger words. One identity can be fused into one noun: keep "
-                               f"the trigger after that noun and leave the others out.")
+        raise TriggerWordError(f"The caption has {len(places)} trigger words. One identity can be fused into "
+                               "one noun: keep the trigger after that noun and leave the others out.")
     place = places[0]
     if place == 0 or ids[place - 1] == BOS_ID:
-        raise TriggerWordError("The trigger word is the first word of the caption, so there is no noun for the identity. "
-                               "Write the class noun before it: \"a man img ...\".")
+        raise TriggerWordError("The trigger word is the first word of the caption, so there is no noun for "
+                               "the identity. Write the class noun before it: \"a man img ...\".")
     if _is_punctuation(ids[place - 1]):
-        raise TriggerWordError(f"The trigger word follows {_text(ids[place - 1:place])!r}, not a noun. Write it right after "
-                               f"the noun and the comma after that: \"a man img, ...\", not \"a man, img ...\".")
+        raise TriggerWordError(f"The trigger word follows {_text(ids[place - 1:place])!r}, not a noun. Write "
+                               "it right after the noun and the comma after that: \"a man img, ...\", not "
+                               "\"a man, img ...\".")
 
     start, n = place - 1, num_id_images
     ids = ids[:start] + [ids[start]] * n + ids[place + 1:]             # "man img" -> "man" * n
     ended = ids[-1] == EOS_ID
     if start + n > max_length - ended:
-        raise TriggerWordError(f"The trigger word stands too late: the {n} class tokens would take the places {start} to "
-                               f"{start + n - 1}, and the last place for a word is {max_length - 1 - ended}. Name the person "
-                               f"earlier in the caption, or give fewer reference pictures.")
+        raise TriggerWordError(f"The trigger word stands too late: the {n} class tokens would take the "
+                               f"places {start} to {start + n - 1}, and the last place for a word is "
+                               f"{max_length - 1 - ended}. Name the person earlier in the caption, or give "
+                               "fewer reference pictures.")
     if len(ids) > max_length:
         keep = max_length - ended
-        warnings.warn(f"The caption is {len(ids)} tokens long with its class tokens and was cut to {max_length}; lost: "
-                      f"{_text(ids[keep:len(ids) - ended])!r}.", stacklevel=2)
+        warnings.warn(f"The caption is {len(ids)} tokens long with its class tokens and was cut to "
+                      f"{max_length}; lost: {_text(ids[keep:len(ids) - ended])!r}.", stacklevel=2)
         ids = ids[:keep] + [EOS_ID] * ended                            # EOS stays: CLIP pools there
     mask = [start <= i < start + n for i in range(max_length)]
     return ids + [pad_id] * (max_length - len(ids)), mask
 
 
-# ---------------------------------------------------------------------------------------------- captions that are too long
+# --------------------------------------------------------------------------------- captions that are too long
 
 def fit_caption(tokenizer, caption):
     """The caption, without the words that do not fit into the text encoder; warns which words were cut.
@@ -216,8 +227,8 @@ def fit_caption(tokenizer, caption):
     Returns
     -------
     str
-        The caption itself when it has at most ``tokenizer.model_max_length`` tokens (77 with BOS and EOS), otherwise its
-        beginning, cut between words.
+        The caption itself when it has at most ``tokenizer.model_max_length`` tokens (77 with BOS and EOS),
+        otherwise its beginning, cut between words.
     """
     found = tokenizer(caption, return_offsets_mapping=True, verbose=False)
     limit = tokenizer.model_max_length
@@ -230,6 +241,6 @@ def fit_caption(tokenizer, caption):
     if keep <= 1:
         keep = limit - 1                                  # one endless word: cut it where we must
     end = found.offset_mapping[keep - 1][1]
-    warnings.warn(f"The caption has {len(found.input_ids)} tokens and the text encoder reads {limit} (BOS and EOS included): "
-                  f"these words were cut: {caption[end:].strip()!r}.", stacklevel=3)
+    warnings.warn(f"The caption has {len(found.input_ids)} tokens and the text encoder reads {limit} (BOS "
+                  f"and EOS included): these words were cut: {caption[end:].strip()!r}.", stacklevel=3)
     return caption[:end]

@@ -1,7 +1,7 @@
 """Weights: where the trained models lie, and whether they are whole.
 
-``storydiff_lite/data/manifest.json`` holds the SHA-256 of every file of the shipped models. ``path("micro")`` compares them
-before anything is loaded, once in a process.
+``storydiff_lite/data/manifest.json`` holds the SHA-256 of every file of the shipped models. ``path("micro")``
+compares them before anything is loaded, once in a process.
 """
 
 import hashlib
@@ -48,14 +48,15 @@ def path(name, root=DATA):
     Raises
     ------
     WeightsError
-        An unknown name, or a file that is missing, cut short or changed. The message names the file and how to get it back.
+        An unknown name, or a file that is missing, cut short or changed. The message names the file and how
+        to get it back.
     """
     root = Path(root)
     wanted = {f: digest for f, digest in _manifest(root).items() if Path(f).parts[0] == name}
     if not wanted:
         known = ", ".join(sorted({Path(f).parts[0] for f in _manifest(root)})) or "none yet"
-        raise WeightsError(f"No shipped weights are called {name!r} (there are: {known}). Train them with `python -m "
-                           f"storydiff_lite.training`, or give the path of a folder instead.")
+        raise WeightsError(f"No shipped weights are called {name!r} (there are: {known}). Train them with "
+                           "`python -m storydiff_lite.training`, or give the path of a folder instead.")
     seen = {}
     for file in wanted:
         try:
@@ -67,33 +68,36 @@ def path(name, root=DATA):
         return root / name
     for file, digest in wanted.items():
         if sha256(root / file) != digest:
-            hint = ""
-            if (root / file).stat().st_size < 1024 and (root / file).read_bytes().startswith(b"version https://git-lfs"):
-                hint = " It is a Git LFS pointer: run `git lfs pull`."
-            raise WeightsError(f"The weight file {root / file} ({(root / file).stat().st_size:,} bytes) is not the one that was "
-                               f"trained: it was changed or cut short (its SHA-256 differs from {MANIFEST}).{hint} "
-                               f"{_cure(root, file)}")
+            with open(root / file, "rb") as f:
+                pointer = f.read(23) == b"version https://git-lfs"
+            hint = " It is a Git LFS pointer: run `git lfs pull`." if pointer else ""
+            raise WeightsError(f"The weight file {root / file} ({(root / file).stat().st_size:,} bytes) is "
+                               "not the one that was trained: it was changed or cut short (its SHA-256 "
+                               f"differs from {MANIFEST}).{hint} {_cure(root, file)}")
     _verified[root / name] = seen
     return root / name
 
 
 def _cure(root, file):
-    return (f"Get it back with `git checkout -- {(root / file).name}` in its folder or a fresh clone; after training it anew, "
-            f"run `python -c \"from storydiff_lite import weights; weights.write_manifest()\"`.")
+    return (f"Get it back with `git checkout -- {(root / file).name}` in its folder or a fresh clone; after "
+            "training it anew, run `python -c \"from storydiff_lite import weights; "
+            "weights.write_manifest()\"`.")
 
 
 def _manifest(root):
     try:
         return json.loads((root / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise WeightsError(f"{root / MANIFEST} is missing, so no weights can be checked. Get it back with `git checkout`, or "
-                           f"write it with storydiff_lite.weights.write_manifest() after training.") from None
+        raise WeightsError(f"{root / MANIFEST} is missing, so no weights can be checked. Get it back with "
+                           "`git checkout`, or write it with storydiff_lite.weights.write_manifest() after "
+                           "training.") from None
     except ValueError as error:
-        raise WeightsError(f"{root / MANIFEST} cannot be read ({error}). Get it back with `git checkout`.") from None
+        raise WeightsError(f"{root / MANIFEST} cannot be read ({error}). Get it back with "
+                           "`git checkout`.") from None
 
 
 def write_manifest(root=DATA):
-    """Write ``manifest.json`` for all models under ``root``: every file in their folders but the model cards (``*.md``).
+    """Write ``manifest.json`` for all models under ``root``: every file but the model cards (``*.md``).
 
     Returns
     -------
@@ -101,10 +105,11 @@ def write_manifest(root=DATA):
         Relative path -> SHA-256.
     """
     root = Path(root)
-    files = sorted(f for f in root.rglob("*") if f.is_file() and f.parent != root and f.suffix != ".md" and not f.name.startswith(".")
-                   and "__pycache__" not in f.parts and not any(p.name.startswith(".") for p in f.relative_to(root).parents))
-    found = {f.relative_to(root).as_posix(): sha256(f) for f in files}
-    atomic_save(root / MANIFEST, lambda to: Path(to).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8"))
+    files = [f.relative_to(root) for f in sorted(root.rglob("*")) if f.is_file() and f.suffix != ".md"]
+    files = [f for f in files if len(f.parts) > 1 and not any(p.startswith((".", "__")) for p in f.parts)]
+    found = {f.as_posix(): sha256(root / f) for f in files}
+    text = json.dumps(found, indent=1) + "\n"
+    atomic_save(root / MANIFEST, lambda to: to.write_text(text, encoding="utf-8"))
     return found
 
 
@@ -116,8 +121,8 @@ def atomic_save(target, write):
     target : Path
         A file, or a folder (then the new folder replaces the old one entirely).
     write : callable
-        ``write(temporary)`` writes to the path it is given, which has the target's suffix and does not exist yet; for example
-        ``lambda to: save_file(tensors, to)`` or ``pipeline.save_pretrained``.
+        ``write(temporary)`` writes to the path it is given, which has the target's suffix and does not exist
+        yet; for example ``lambda to: save_file(tensors, to)`` or ``pipeline.save_pretrained``.
 
     Returns
     -------

@@ -17,27 +17,60 @@ def _tiny():
     from storydiff_lite.tokens import load_tokenizer
 
     torch.manual_seed(0)
-    text = {"vocab_size": 49409, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "projection_dim": 16, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
+    text = {
+        "vocab_size": 49409,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "projection_dim": 16,
+        "bos_token_id": 49406,
+        "eos_token_id": 49407,
+        "pad_token_id": 49407,
+    }
     unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, cross_attention_dim=32,
+        sample_size=8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=32,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"), attention_head_dim=(2, 4), use_linear_projection=True,
-        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=16 + 6 * 8)
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=16 + 6 * 8,
+    )
     vae = AutoencoderKL(
-        block_out_channels=(8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        norm_num_groups=4, latent_channels=4, sample_size=32)
-    scheduler = DDIMScheduler(prediction_type="v_prediction", clip_sample=False, timestep_spacing="trailing",
-                              rescale_betas_zero_snr=True)
-    return {"unet": unet.eval(), "vae": vae.eval(), "scheduler": scheduler,
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**text)).eval(),
-            "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig(**text)).eval(),
-            "tokenizer": load_tokenizer(), "tokenizer_2": load_tokenizer(pad_token="!")}
+        block_out_channels=(8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        norm_num_groups=4,
+        latent_channels=4,
+        sample_size=32,
+    )
+    scheduler = DDIMScheduler(
+        prediction_type="v_prediction",
+        clip_sample=False,
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=True,
+    )
+    return {
+        "unet": unet.eval(),
+        "vae": vae.eval(),
+        "scheduler": scheduler,
+        "text_encoder": CLIPTextModel(CLIPTextConfig(**text)).eval(),
+        "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig(**text)).eval(),
+        "tokenizer": load_tokenizer(),
+        "tokenizer_2": load_tokenizer(pad_token="!"),
+    }
 
 
 @pytest.fixture
 def tiny_parts(_tiny):
-    """The parts of a tiny SDXL, by name: what StableDiffusionXLPipeline's constructor takes. A fresh copy for each test."""
+    """The parts of a tiny SDXL, by name: what StableDiffusionXLPipeline's constructor takes. A fresh copy for
+    each test."""
     share = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     return {k: v if k in share else copy.deepcopy(v) for k, v in _tiny.items()}
 

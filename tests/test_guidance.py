@@ -26,7 +26,7 @@ def test_rescale_equals_diffusers_and_eq_15_16(amount, seed):
     guided = guide(uncond, cond, 7.5)
     ours = rescale(guided, cond, amount)
     torch.testing.assert_close(ours, rescale_noise_cfg(guided, cond, amount))
-    for b in range(3):                                        # one deviation per picture, over all its channels and places
+    for b in range(3):  # one deviation per picture, over all its channels and places
         want = amount * guided[b] * cond[b].std() / guided[b].std() + (1 - amount) * guided[b]
         torch.testing.assert_close(ours[b], want)
 

@@ -29,22 +29,49 @@ def close(a, b):
 def test_plain_equals_diffusers(tiny_parts, tiny_pipe, guidance, scheduler):
     if scheduler:
         tiny_pipe.scheduler = scheduler.from_config(tiny_parts["scheduler"].config)
-    theirs = StableDiffusionXLPipeline(**tiny_parts | {"scheduler": tiny_pipe.scheduler}, force_zeros_for_empty_prompt=False,
-                                       add_watermarker=False)
+    theirs = StableDiffusionXLPipeline(
+        **tiny_parts | {"scheduler": tiny_pipe.scheduler},
+        force_zeros_for_empty_prompt=False,
+        add_watermarker=False,
+    )
     theirs.set_progress_bar_config(disable=True)
     noise = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    want = theirs(STORY, latents=noise, guidance_scale=guidance, guidance_rescale=0.6, negative_prompt=["fog"] * 3, **FEW).images
-    ours = tiny_pipe(STORY, latents=noise, guidance_scale=guidance, guidance_rescale=0.6, negative_prompt="fog", consistency=0,
-                     **FEW).images
+    want = theirs(
+        STORY,
+        latents=noise,
+        guidance_scale=guidance,
+        guidance_rescale=0.6,
+        negative_prompt=["fog"] * 3,
+        **FEW,
+    ).images
+    ours = tiny_pipe(
+        STORY,
+        latents=noise,
+        guidance_scale=guidance,
+        guidance_rescale=0.6,
+        negative_prompt="fog",
+        consistency=0,
+        **FEW,
+    ).images
     close(ours, want)
-    assert np.abs(tiny_pipe(STORY, latents=noise, guidance_scale=guidance, consistency=1, **FEW).images - want).max() > 1e-4
+    assert (
+        np.abs(
+            tiny_pipe(STORY, latents=noise, guidance_scale=guidance, consistency=1, **FEW).images - want
+        ).max()
+        > 1e-4
+    )
 
 
 def test_zeros_for_empty_prompt_as_diffusers(tiny_parts):
-    ours, theirs = (c(**tiny_parts, force_zeros_for_empty_prompt=True, add_watermarker=False)
-                    for c in (StoryPipeline, StableDiffusionXLPipeline))
+    ours, theirs = (
+        c(**tiny_parts, force_zeros_for_empty_prompt=True, add_watermarker=False)
+        for c in (StoryPipeline, StableDiffusionXLPipeline)
+    )
     noise = torch.randn(1, 4, 8, 8)
-    close(ours(STORY[:1], latents=noise, **FEW).images, theirs(STORY[:1], latents=noise, guidance_scale=5.0, **FEW).images)
+    close(
+        ours(STORY[:1], latents=noise, **FEW).images,
+        theirs(STORY[:1], latents=noise, guidance_scale=5.0, **FEW).images,
+    )
 
 
 def test_same_seed_same_story_and_other_seed_another(tiny_pipe):
@@ -66,7 +93,13 @@ def test_many_at_once_equal_one_by_one(tiny_pipe, scheduler, window):
     if scheduler:
         tiny_pipe.scheduler = scheduler.from_config(tiny_pipe.scheduler.config)
     stories = [STORY, ["a cat", "a cat jumps"], [s.replace("bear", "robot") for s in STORY]]
-    settings = {"consistency": 0.5, "schedule": SamplingSchedule(((1, 0.7),)), "layers": "all", "window": window, **FEW}
+    settings = {
+        "consistency": 0.5,
+        "schedule": SamplingSchedule(((1, 0.7),)),
+        "layers": "all",
+        "window": window,
+        **FEW,
+    }
     many = tiny_pipe.tell_many(stories, seeds=[7, 8, 9], batch_size=2, **settings)
     for story, seed, told in zip(stories, [7, 8, 9], many, strict=True):
         close(told.images, tiny_pipe(story, seed=seed, **settings).images)
@@ -75,7 +108,9 @@ def test_many_at_once_equal_one_by_one(tiny_pipe, scheduler, window):
 
 def test_a_panel_keeps_its_noise_whatever_follows(tiny_pipe):
     """Plain sampling of a longer story leaves the earlier panels as they were."""
-    close(tiny_pipe(STORY, consistency=0, **FEW).images[:2], tiny_pipe(STORY[:2], consistency=0, **FEW).images)
+    close(
+        tiny_pipe(STORY, consistency=0, **FEW).images[:2], tiny_pipe(STORY[:2], consistency=0, **FEW).images
+    )
 
 
 def test_same_noise(tiny_pipe):
@@ -90,7 +125,9 @@ def test_schedule_and_window_change_the_picture(tiny_pipe):
     always = tiny_pipe(STORY, **settings).images
     never = tiny_pipe(STORY, schedule=SamplingSchedule(()), **settings).images
     close(never, tiny_pipe(STORY, consistency=0, **FEW).images)
-    close(tiny_pipe(STORY, schedule=SamplingSchedule.released(), **settings).images, never)       # 3 steps: all are plain
+    close(
+        tiny_pipe(STORY, schedule=SamplingSchedule.released(), **settings).images, never
+    )  # 3 steps: all are plain
     close(tiny_pipe(STORY, window=1, **settings).images, never)
     close(tiny_pipe(STORY, window=9, **settings).images, always)
     assert np.abs(tiny_pipe(STORY, window=2, **settings).images - always).max() > 1e-4
@@ -98,17 +135,37 @@ def test_schedule_and_window_change_the_picture(tiny_pipe):
 
 def test_inputs_and_outputs(tiny_pipe):
     told = tiny_pipe("a bear reads # He reads.\n\na bear sleeps", num_inference_steps=2)
-    assert [i.size for i in told.images] == [(32, 32)] * 2 and [p.text for p in told.panels] == ["He reads.", "a bear sleeps"]
-    assert tiny_pipe([Panel("a bear")], num_inference_steps=2, output_type="pt").images.shape == (1, 3, 32, 32)
-    assert tiny_pipe(["a bear"], num_inference_steps=2, output_type="latent", width=64).images.shape == (1, 4, 8, 16)
+    assert [i.size for i in told.images] == [(32, 32)] * 2 and [p.text for p in told.panels] == [
+        "He reads.",
+        "a bear sleeps",
+    ]
+    assert tiny_pipe([Panel("a bear")], num_inference_steps=2, output_type="pt").images.shape == (
+        1,
+        3,
+        32,
+        32,
+    )
+    assert tiny_pipe(["a bear"], num_inference_steps=2, output_type="latent", width=64).images.shape == (
+        1,
+        4,
+        8,
+        16,
+    )
     assert len(tiny_pipe(STORY, num_inference_steps=1, return_dict=False)[0]) == 3
     one = torch.Generator().manual_seed(0)
     assert tiny_pipe(STORY, generator=one, **FEW).images.shape[0] == 3
-    assert tiny_pipe(STORY, generator=[torch.Generator().manual_seed(i) for i in range(3)], **FEW).images.shape[0] == 3
+    assert (
+        tiny_pipe(STORY, generator=[torch.Generator().manual_seed(i) for i in range(3)], **FEW).images.shape[
+            0
+        ]
+        == 3
+    )
 
 
 def test_negative_prompt_of_a_panel(tiny_pipe):
-    a = tiny_pipe([Panel("a bear", negative_prompt="fog"), Panel("a cat")], consistency=0, negative_prompt="rain", **FEW).images
+    a = tiny_pipe(
+        [Panel("a bear", negative_prompt="fog"), Panel("a cat")], consistency=0, negative_prompt="rain", **FEW
+    ).images
     b = tiny_pipe(["a bear", "a cat"], consistency=0, negative_prompt="rain", **FEW).images
     assert np.abs(a[0] - b[0]).max() > 1e-5
     close(a[1], b[1])
@@ -121,9 +178,18 @@ def test_step_callback(tiny_pipe):
         seen.append((step, int(timestep), sorted(tensors)))
         return {"latents": torch.zeros_like(tensors["latents"])}
 
-    told = tiny_pipe(STORY, num_inference_steps=3, output_type="latent", callback_on_step_end=callback,
-                     callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"])
-    assert [s for s, _, _ in seen] == [0, 1, 2] and seen[0][2] == ["latents", "prompt_embeds"] and told.images.abs().max() == 0
+    told = tiny_pipe(
+        STORY,
+        num_inference_steps=3,
+        output_type="latent",
+        callback_on_step_end=callback,
+        callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"],
+    )
+    assert (
+        [s for s, _, _ in seen] == [0, 1, 2]
+        and seen[0][2] == ["latents", "prompt_embeds"]
+        and told.images.abs().max() == 0
+    )
 
     def stop(pipe, step, timestep, tensors):
         seen.append(step)
@@ -150,7 +216,11 @@ def test_saved_and_loaded_as_either_class(tiny_pipe, tmp_path):
     shrink_tokenizer_files(tmp_path / "model")
     loaded = StoryPipeline.from_pretrained(tmp_path / "model")
     loaded.set_progress_bar_config(disable=True)
-    assert type(loaded) is StoryPipeline and loaded.tokenizer_2.pad_token_id == 0 and loaded.tokenizer.pad_token_id == 49407
+    assert (
+        type(loaded) is StoryPipeline
+        and loaded.tokenizer_2.pad_token_id == 0
+        and loaded.tokenizer.pad_token_id == 49407
+    )
     close(loaded(STORY, **FEW).images, tiny_pipe(STORY, **FEW).images)
     plain = StableDiffusionXLPipeline.from_pretrained(tmp_path / "model")
     assert plain.tokenizer("a man img").input_ids == [49406, 320, 786, 49408, 49407]
@@ -161,37 +231,43 @@ def test_half_precision_files_load_as_float32(tiny_pipe, tmp_path):
         part.half()
     tiny_pipe.save_pretrained(tmp_path)
     loaded = StoryPipeline.from_pretrained(tmp_path)
-    assert {p.dtype for part in (loaded.unet, loaded.vae, loaded.text_encoder, loaded.text_encoder_2)
-            for p in part.parameters()} == {torch.float32}
+    assert {
+        p.dtype
+        for part in (loaded.unet, loaded.vae, loaded.text_encoder, loaded.text_encoder_2)
+        for p in part.parameters()
+    } == {torch.float32}
 
 
-@pytest.mark.parametrize("change, error, says", [
-    ({"story": ""}, ValueError, "story is empty"),
-    ({"story": []}, ValueError, "no panels"),
-    ({"story": ["a", " "]}, ValueError, "Panel 2 .*empty prompt"),
-    ({"story": [["a"], ["b"]]}, TypeError, "tell_many"),
-    ({"story": 3}, TypeError, "not int"),
-    ({"seed": -1}, ValueError, "seed is -1"),
-    ({"seed": 1.5}, TypeError, "whole number"),
-    ({"consistency": 1.01}, ValueError, "between 0 and 1"),
-    ({"consistency": -0.1}, ValueError, "between 0 and 1"),
-    ({"consistency": float("nan")}, ValueError, "between 0 and 1"),
-    ({"consistency": "much"}, TypeError, "must be a number"),
-    ({"guidance_scale": float("nan")}, ValueError, "guidance_scale"),
-    ({"guidance_rescale": 2}, ValueError, "guidance_rescale"),
-    ({"num_inference_steps": 0}, ValueError, "at least 1"),
-    ({"height": 36}, ValueError, "multiples of 8.*32 and 40"),
-    ({"width": 4}, ValueError, "multiples of 8"),
-    ({"width": 64.0}, TypeError, "whole number"),
-    ({"window": 0}, ValueError, "window"),
-    ({"layers": "sideways"}, ValueError, "sideways"),
-    ({"schedule": "released"}, TypeError, "SamplingSchedule"),
-    ({"output_type": "jpg"}, ValueError, "jpg"),
-    ({"id_images": ["x"]}, ValueError, "no identity encoder"),
-    ({"latents": torch.zeros(2, 4, 8, 8)}, ValueError, "latents must be"),
-    ({"generator": [torch.Generator()]}, ValueError, "one generator or 3"),
-    ({"callback_on_step_end_tensor_inputs": ["pixels"]}, ValueError, "pixels"),
-])
+@pytest.mark.parametrize(
+    "change, error, says",
+    [
+        ({"story": ""}, ValueError, "story is empty"),
+        ({"story": []}, ValueError, "no panels"),
+        ({"story": ["a", " "]}, ValueError, "Panel 2 .*empty prompt"),
+        ({"story": [["a"], ["b"]]}, TypeError, "tell_many"),
+        ({"story": 3}, TypeError, "not int"),
+        ({"seed": -1}, ValueError, "seed is -1"),
+        ({"seed": 1.5}, TypeError, "whole number"),
+        ({"consistency": 1.01}, ValueError, "between 0 and 1"),
+        ({"consistency": -0.1}, ValueError, "between 0 and 1"),
+        ({"consistency": float("nan")}, ValueError, "between 0 and 1"),
+        ({"consistency": "much"}, TypeError, "must be a number"),
+        ({"guidance_scale": float("nan")}, ValueError, "guidance_scale"),
+        ({"guidance_rescale": 2}, ValueError, "guidance_rescale"),
+        ({"num_inference_steps": 0}, ValueError, "at least 1"),
+        ({"height": 36}, ValueError, "multiples of 8.*32 and 40"),
+        ({"width": 4}, ValueError, "multiples of 8"),
+        ({"width": 64.0}, TypeError, "whole number"),
+        ({"window": 0}, ValueError, "window"),
+        ({"layers": "sideways"}, ValueError, "sideways"),
+        ({"schedule": "released"}, TypeError, "SamplingSchedule"),
+        ({"output_type": "jpg"}, ValueError, "jpg"),
+        ({"id_images": ["x"]}, ValueError, "no identity encoder"),
+        ({"latents": torch.zeros(2, 4, 8, 8)}, ValueError, "latents must be"),
+        ({"generator": [torch.Generator()]}, ValueError, "one generator or 3"),
+        ({"callback_on_step_end_tensor_inputs": ["pixels"]}, ValueError, "pixels"),
+    ],
+)
 def test_bad_input(tiny_pipe, change, error, says):
     arguments = {"story": STORY, "num_inference_steps": 1} | change
     with pytest.raises(error, match=says) as caught:

@@ -9,7 +9,11 @@ from storydiff_lite.story import Panel, as_panels, read_story
 
 def test_prompts_captions_blank_lines():
     text = "a bear reads  #  He reads. # twice\n\n   \r\n  a bear sleeps\na bear runs #"
-    assert read_story(text) == [Panel("a bear reads", "He reads. # twice"), Panel("a bear sleeps"), Panel("a bear runs")]
+    assert read_story(text) == [
+        Panel("a bear reads", "He reads. # twice"),
+        Panel("a bear sleeps"),
+        Panel("a bear runs"),
+    ]
     assert [p.text for p in read_story(text)] == ["He reads. # twice", "a bear sleeps", "a bear runs"]
 
 
@@ -29,8 +33,18 @@ def test_caption_without_prompt():
         as_panels("a bear\n# alone")
 
 
-@pytest.mark.parametrize("story, error", [([], ValueError), ([""], ValueError), ([None], TypeError), (None, TypeError),
-                                          ([["a"]], TypeError), (b"a", TypeError), ({"a": 1}, TypeError)])
+@pytest.mark.parametrize(
+    "story, error",
+    [
+        ([], ValueError),
+        ([""], ValueError),
+        ([None], TypeError),
+        (None, TypeError),
+        ([["a"]], TypeError),
+        (b"a", TypeError),
+        ({"a": 1}, TypeError),
+    ],
+)
 def test_what_is_no_story(story, error):
     with pytest.raises(error):
         as_panels(story)

@@ -1,4 +1,5 @@
-"""Tokens: the recorded ids of the released code where its prompts are well formed, clear errors where they are not."""
+"""Tokens: the recorded ids of the released code where its prompts are well formed, clear errors where they
+are not."""
 
 import json
 import warnings
@@ -19,9 +20,11 @@ from storydiff_lite.tokens import (
     shrink_tokenizer_files,
 )
 
-RECORDED = json.loads((Path(__file__).parent / "data" / "tokenization.json").read_text(encoding="utf-8"))["cases"]
+RECORDED = json.loads((Path(__file__).parent / "data" / "tokenization.json").read_text(encoding="utf-8"))[
+    "cases"
+]
 BY_NAME = {case["name"]: case for case in RECORDED}
-INSIDE_A_WORD = {"substring_timg", "no_space_manimg"}                    # the released code finds its trigger there
+INSIDE_A_WORD = {"substring_timg", "no_space_manimg"}  # the released code finds its trigger there
 DEFECTS = INSIDE_A_WORD | {"two_triggers", "trigger_only", "mask_partially_cut", "n0_images"}
 
 
@@ -31,18 +34,29 @@ def tokenizer():
 
 
 def test_the_recorded_prompts(tokenizer):
-    assert tokenizer("a photo of a man img walking").input_ids == [49406, 320, 1125, 539, 320, 786, 49408, 3941, 49407]
+    assert tokenizer("a photo of a man img walking").input_ids == [
+        49406,
+        320,
+        1125,
+        539,
+        320,
+        786,
+        49408,
+        3941,
+        49407,
+    ]
     for case in RECORDED:
         same = tokenizer(case["prompt"], verbose=False).input_ids == case["raw_ids"]
         assert same == (case["name"] not in INSIDE_A_WORD), case["name"]
 
 
 def recorded_ids(case):
-    """What the tokenizer gave the original: for one case a second prompt that is not recorded, so taken from its result."""
+    """What the tokenizer gave the original: for one case a second prompt that is not recorded, so taken from
+    its result."""
     if case["name"] != "prompt2_differs":
         return case["raw_ids"]
     ids, places = case["ids_pad_0"], case["mask_true_positions"]
-    return ids[:places[0] + 1] + [TRIGGER_ID] + ids[places[-1] + 1: ids.index(EOS_ID) + 1]
+    return ids[: places[0] + 1] + [TRIGGER_ID] + ids[places[-1] + 1 : ids.index(EOS_ID) + 1]
 
 
 @pytest.mark.parametrize("name", [c["name"] for c in RECORDED if c["name"] not in DEFECTS])
@@ -59,17 +73,20 @@ def test_expansion_equals_the_released_code(name, pad):
     assert len(mask) == 77 and all(type(m) is bool for m in mask)
 
 
-@pytest.mark.parametrize("prompt, says", [
-    ("a man in the park", "no trigger word"),
-    ("a manimg in the park", "no trigger word"),
-    ("an imgur page", "no trigger word"),
-    ("a man img and a woman img", "2 trigger words"),
-    ("img", "first word"),
-    ("img walks", "first word"),
-    ("a man, img walks", r"follows ','"),
-    ("a man ... img walks", r"follows '\.\.\.'"),
-    ("red " * 74 + "man img", "too late"),
-])
+@pytest.mark.parametrize(
+    "prompt, says",
+    [
+        ("a man in the park", "no trigger word"),
+        ("a manimg in the park", "no trigger word"),
+        ("an imgur page", "no trigger word"),
+        ("a man img and a woman img", "2 trigger words"),
+        ("img", "first word"),
+        ("img walks", "first word"),
+        ("a man, img walks", r"follows ','"),
+        ("a man ... img walks", r"follows '\.\.\.'"),
+        ("red " * 74 + "man img", "too late"),
+    ],
+)
 def test_malformed_prompts(tokenizer, prompt, says):
     with pytest.raises(TriggerWordError, match=says) as caught:
         expand_class_token(tokenizer(prompt, verbose=False).input_ids, TRIGGER_ID, 4, 77, 0)
@@ -92,13 +109,18 @@ def test_a_cut_caption_keeps_eos_and_says_what_is_lost(tokenizer):
     raw = tokenizer("a man img " + "walks " * 80 + "home", verbose=False).input_ids
     with pytest.warns(UserWarning, match="was cut to 77; lost: 'walks.*home'"):
         ids, mask = expand_class_token(raw, TRIGGER_ID, 2, 77, 0)
-    assert len(ids) == len(mask) == 77 and ids[-1] == EOS_ID and ids[:4] == [BOS_ID, 320, 786, 786] and sum(mask) == 2
+    assert (
+        len(ids) == len(mask) == 77
+        and ids[-1] == EOS_ID
+        and ids[:4] == [BOS_ID, 320, 786, 786]
+        and sum(mask) == 2
+    )
 
 
 def test_several_pieces_and_padding_that_came_along(tokenizer):
     raw = tokenizer("a hedgehogling img runs").input_ids
     place = raw.index(TRIGGER_ID)
-    assert place > 3                                                       # BOS, a, and at least two pieces
+    assert place > 3  # BOS, a, and at least two pieces
     ids, mask = expand_class_token(raw + [EOS_ID] * 80, TRIGGER_ID, 2, 77, EOS_ID)
     assert ids[place - 1] == ids[place] == raw[place - 1] and mask.index(True) == place - 1
     assert ids == expand_class_token(raw, TRIGGER_ID, 2, 77, EOS_ID)[0]
@@ -108,8 +130,13 @@ words = st.integers(1000, 40000).filter(lambda i: i not in (BOS_ID, EOS_ID, TRIG
 
 
 @settings(max_examples=100, deadline=None)
-@given(before=st.lists(words, max_size=12), after=st.lists(words, max_size=12), n=st.integers(1, 5), pad=st.sampled_from([0, EOS_ID]),
-       length=st.integers(4, 40))
+@given(
+    before=st.lists(words, max_size=12),
+    after=st.lists(words, max_size=12),
+    n=st.integers(1, 5),
+    pad=st.sampled_from([0, EOS_ID]),
+    length=st.integers(4, 40),
+)
 def test_any_prompt(before, after, n, pad, length):
     raw = [BOS_ID, *before, 786, TRIGGER_ID, *after, EOS_ID]
     with warnings.catch_warnings(record=True) as caught:
@@ -121,11 +148,15 @@ def test_any_prompt(before, after, n, pad, length):
             return
     whole = [BOS_ID, *before, *[786] * n, *after, EOS_ID]
     assert bool(caught) == (len(whole) > length)
-    assert len(ids) == len(mask) == length and sum(mask) == n and all(ids[i] == 786 for i, m in enumerate(mask) if m)
+    assert (
+        len(ids) == len(mask) == length
+        and sum(mask) == n
+        and all(ids[i] == 786 for i, m in enumerate(mask) if m)
+    )
     if len(whole) <= length:
         assert ids == whole + [pad] * (length - len(whole))
     else:
-        assert ids == whole[:length - 1] + [EOS_ID]
+        assert ids == whole[: length - 1] + [EOS_ID]
 
 
 def test_the_second_tokenizer_pads_with_an_exclamation_mark():
@@ -133,7 +164,9 @@ def test_the_second_tokenizer_pads_with_an_exclamation_mark():
     assert second.pad_token_id == 0 and second("a bear", padding="max_length").input_ids[-1] == 0
 
 
-@pytest.mark.parametrize("word, says", [("in", "piece of CLIP"), ("two words", "single word"), ("", "single word"), (7, "single")])
+@pytest.mark.parametrize(
+    "word, says", [("in", "piece of CLIP"), ("two words", "single word"), ("", "single word"), (7, "single")]
+)
 def test_bad_trigger_word(word, says):
     with pytest.raises(ValueError, match=says):
         load_tokenizer(word)
@@ -152,7 +185,10 @@ def test_saved_small_and_loaded_the_same(tokenizer, tmp_path):
     assert (tmp_path / "tokenizer.json").stat().st_size < 1.7e6
     again = CLIPTokenizer.from_pretrained(tmp_path)
     for case in RECORDED:
-        assert again(case["prompt"], verbose=False).input_ids == tokenizer(case["prompt"], verbose=False).input_ids
+        assert (
+            again(case["prompt"], verbose=False).input_ids
+            == tokenizer(case["prompt"], verbose=False).input_ids
+        )
 
 
 def test_fit_caption(tokenizer):

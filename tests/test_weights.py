@@ -23,7 +23,10 @@ def root(tmp_path):
 
 def test_manifest_and_path(root):
     assert sorted(json.loads((root / "manifest.json").read_text())) == [
-        "judge/model.safetensors", "micro/unet/model.safetensors", "micro/vae/model.safetensors"]
+        "judge/model.safetensors",
+        "micro/unet/model.safetensors",
+        "micro/vae/model.safetensors",
+    ]
     assert weights.path("micro", root) == root / "micro" and weights.names(root) == ["judge", "micro"]
     (root / "micro" / "README.md").write_text("another card")
     assert weights.path("micro", root) == root / "micro"
@@ -36,13 +39,16 @@ def test_hashed_once(root, monkeypatch):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("damage, says", [
-    (lambda f: f.unlink(), "is missing"),
-    (lambda f: f.write_bytes(f.read_bytes()[:-4]), "changed or cut short"),
-    (lambda f: f.write_bytes(f.read_bytes()[:-1] + b"?"), "changed or cut short"),
-    (lambda f: f.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
-    (lambda f: f.write_bytes(b""), "0 bytes"),
-])
+@pytest.mark.parametrize(
+    "damage, says",
+    [
+        (lambda f: f.unlink(), "is missing"),
+        (lambda f: f.write_bytes(f.read_bytes()[:-4]), "changed or cut short"),
+        (lambda f: f.write_bytes(f.read_bytes()[:-1] + b"?"), "changed or cut short"),
+        (lambda f: f.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
+        (lambda f: f.write_bytes(b""), "0 bytes"),
+    ],
+)
 def test_damage_is_named(root, damage, says, when):
     if when == "after":
         weights.path("micro", root)
@@ -83,8 +89,8 @@ def test_atomic_save_of_a_file_and_a_folder(tmp_path):
             weights.atomic_save(target, failing)
         assert not target.exists()
     weights.atomic_save(file, lambda to: save_file({"w": torch.ones(2)}, to))
-    for name in ("one", "two"):
-        weights.atomic_save(folder, lambda to: (to.mkdir(), (to / name).write_text(name)))
+    weights.atomic_save(folder, lambda to: (to.mkdir(), (to / "one").write_text("1")))
+    weights.atomic_save(folder, lambda to: (to.mkdir(), (to / "two").write_text("2")))
     with pytest.raises(RuntimeError):
         weights.atomic_save(folder, failing)
     assert load_file(file)["w"].tolist() == [1, 1] and [f.name for f in folder.iterdir()] == ["two"]
