@@ -214,7 +214,7 @@ class StoryPipeline(StableDiffusionXLPipeline):
         # what the U-Net is told: text tokens, pooled text, sizes; unconditional half first
         negatives = [p.negative_prompt if p.negative_prompt is not None else negative_prompt for p in panels]
         prompts = [p.prompt for p in panels]
-        prompt_embeds, add_text_embeds = self._encode(prompts, device)                     # [B, 77, D], [B, P]
+        prompt_embeds, add_text_embeds = self._encode(prompts, device)                    # [B, 77, D], [B, P]
         sizes = original_size or (height, width), crops_coords_top_left, target_size or (height, width)
         add_time_ids = self._get_add_time_ids(*sizes, dtype=prompt_embeds.dtype,            # [B, 6]
                                               text_encoder_projection_dim=add_text_embeds.shape[-1])
