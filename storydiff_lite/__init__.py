@@ -1,0 +1,1 @@
+"""StoryDiffusion, taken apart: a small package beside a book (see README)."""

@@ -1,0 +1,145 @@
+"""The encoders: two CLIP text encoders and one CLIP image encoder, trained contrastively (Radford et al. 2103.00020).
+
+As in SDXL the two text encoders differ in width, the second has a projection, and a U-Net reads the penultimate hidden
+states of both, concatenated on the feature axis.  Deviations: both learn against the same image encoder in one run (the
+first through a linear head that is thrown away afterwards); rows of the token embedding that no caption ever used are
+zero, so that a word this world does not know says nothing instead of noise; captions are cut to 48 tokens in training
+(none of StoryWorld's is longer), so the position embeddings behind that are zero too.
+"""
+
+from __future__ import annotations
+
+import random
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from .. import world
+from ..tokens import load_tokenizer
+from . import data
+from .common import Run, autocast
+
+WIDTH = (32, 64)  # of the two text encoders
+PROJECTION = 64
+LENGTH = 48  # of a caption in training
+
+
+def text_config(width: int, pad_id: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=49408, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=3, num_attention_heads=4,
+        max_position_embeddings=77, projection_dim=PROJECTION, hidden_act="gelu", bos_token_id=49406, eos_token_id=49407, pad_token_id=pad_id,
+        attn_implementation="eager",  # on CPUs the fused kernel is slow in its bfloat16 backward pass
+    )  # fmt: skip
+
+
+class Encoders(nn.Module):
+    """Image encoder, two text encoders and what contrastive training needs besides.
+
+    ``image(pixels[B, 3, S, S]) -> [B, 64]``, ``text(ids1[B, 77], ids2[B, 77]) -> ([B, 64], [B, 64])``.
+    """
+
+    def __init__(self, size=64):
+        super().__init__()
+        self.vision = CLIPVisionModelWithProjection(
+            CLIPVisionConfig(
+                image_size=size, patch_size=size // 8, hidden_size=96, intermediate_size=384, num_hidden_layers=4,
+                num_attention_heads=4, projection_dim=PROJECTION, hidden_act="gelu", attn_implementation="eager",
+            )
+        )  # fmt: skip
+        self.text_1 = CLIPTextModel(text_config(WIDTH[0], 49407))
+        self.text_2 = CLIPTextModelWithProjection(text_config(WIDTH[1], 0))
+        self.head_1 = nn.Linear(WIDTH[0], PROJECTION, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(2.6))
+
+    def image(self, pixels):
+        return F.normalize(self.vision(pixel_values=pixels).image_embeds.float(), dim=-1)
+
+    def text(self, ids1, ids2):
+        one = self.head_1(self.text_1(input_ids=ids1).pooler_output)
+        two = self.text_2(input_ids=ids2).text_embeds
+        return F.normalize(one.float(), dim=-1), F.normalize(two.float(), dim=-1)
+
+
+def positions(encoder):
+    """The position embedding of a CLIP text encoder."""
+    return next(m for n, m in encoder.named_modules() if n.endswith("position_embedding"))
+
+
+def captions(samples, rng, rich=0.75):
+    """A caption for each sample (a list of one picture, or the pictures of a strip); names most attributes."""
+    out = []
+    for s in samples:
+        mention = {n for n in ("fur", "skin", "outfit", "accessory") if rng.random() < rich}
+        mention |= {"accessory_colour"} if "accessory" in mention else set()
+        out.append(world.caption(s[0], rng, mention))
+    return out
+
+
+def ids_of(tokenizer, texts):
+    """Token ids [B, 77], padded and cut."""
+    return tokenizer(texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+
+
+def known_rows(tokenizer, n=4000):
+    """Ids of every token that a caption of StoryWorld uses."""
+    rng, seen = random.Random("words"), {0, 49406, 49407}
+    for i in range(n):
+        mix = {"single": 1, "twins": 1, "pair": 1, "empty": 1, "strip": 1}
+        s = data.specimen("train", i, mix)
+        texts = [world.caption(s[0], rng), world.strip_caption(s, rng)] if s[0].actors else [world.caption(s[0], rng)]
+        for t in texts:
+            seen.update(tokenizer(t).input_ids)
+    return sorted(seen)
+
+
+def contrast(a, b, scale):
+    """The symmetric InfoNCE loss of CLIP; a, b [B, D] of unit length."""
+    logits = scale * a @ b.T  # [B, B]
+    target = torch.arange(len(a), device=a.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+@torch.no_grad()
+def measure(net, tokenizers, size, device, n=512, split="heldout"):
+    """Of ``n`` held-out pictures, which part finds its own full caption among 64 (encoder 1, encoder 2)."""
+    samples, pixels = data.pool(split, n, size)
+    rng = random.Random("measure")
+    texts = captions(samples, rng, rich=1.1)
+    hits = torch.zeros(2)
+    for i in range(0, n, 64):
+        im = net.image(data.to_float(pixels[i : i + 64]).to(device))
+        t1, t2 = net.text(*(ids_of(t, texts[i : i + 64]).to(device) for t in tokenizers))
+        for j, t in enumerate((t1, t2)):
+            hits[j] += (im @ t.T).argmax(1).eq(torch.arange(len(im), device=device)).sum().cpu()
+    return [float(h) / n for h in hits]
+
+
+def train(steps=1600, batch=96, size=64, seed=0, device="cpu", pictures=12000, folder="checkpoints"):
+    """Train, and return ``(net, run, held-out retrieval)``."""
+    torch.manual_seed(seed)
+    tokenizers = load_tokenizer(), load_tokenizer(pad_token="!")
+    net = Encoders(size).to(device)
+    rows = torch.zeros(49408, 1)
+    rows[known_rows(tokenizers[0])] = 1
+    with torch.no_grad():
+        for e in (net.text_1, net.text_2):
+            e.get_input_embeddings().weight.mul_(rows.to(device))
+            positions(e).weight[LENGTH:] = 0
+    run = Run("clip", net, steps, lr=2e-3, muon_lr=0.02, seed=seed, folder=folder, cooldown=0.5)
+    samples, pixels = data.pool("train", pictures, size, {"single": 0.8, "twins": 0.08, "pair": 0.1, "empty": 0.02}, folder)
+    for i in run.steps():
+        pick = torch.randint(len(samples), (batch,))
+        rng = random.Random(f"captions/{seed}/{i}")
+        texts = captions([samples[j] for j in pick], rng)
+        ids = [ids_of(t, texts)[:, :LENGTH].to(device) for t in tokenizers]
+        with autocast(device):
+            im = net.image(data.to_float(pixels[pick]).to(device))
+            t1, t2 = net.text(*ids)
+        scale = net.logit_scale.clamp(max=4.6).exp()
+        loss = contrast(im, t1, scale) + contrast(im, t2, scale)
+        hit = (im @ t2.T).argmax(1).eq(torch.arange(batch, device=device)).float().mean()
+        run.update(loss, i, retrieval=hit)
+    net = run.averaged().eval()
+    return net, run, measure(net, tokenizers, size, device)

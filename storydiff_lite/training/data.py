@@ -1,0 +1,63 @@
+"""Pictures to train on: drawn once, kept in memory, the same for the same seed.
+
+The splits are apart by their seeds: ``train`` for the generator, ``judge`` for the judge's own training,
+``heldout`` for every number that is reported.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from .. import world
+
+SPLITS = ("train", "judge", "heldout")
+#: how often each kind of sample comes up in the training of the U-Net; a strip is two pictures
+MIX = {"single": 0.28, "twins": 0.10, "pair": 0.10, "empty": 0.02, "strip": 0.50}
+
+
+def specimen(split: str, i: int, mix=None) -> list[world.Picture]:
+    """The i-th sample of a split: one picture, or the two of a strip."""
+    if split not in SPLITS:
+        raise ValueError(f"There is no split {split!r}: use one of {', '.join(SPLITS)}.")
+    rng = random.Random(f"{split}/{i}")
+    mix = mix or {"single": 1}
+    kind = rng.choices(tuple(mix), tuple(mix.values()))[0]
+    if kind == "strip":
+        return world.random_strip(rng)
+    if kind == "empty":
+        return [world.Picture(rng.choice(tuple(world.SCENES)), (), rng.randrange(1 << 30))]
+    one = world.Character.random(rng)
+    if kind == "single":
+        return [world.random_picture(rng, one)]
+    return [world.random_group(rng, [one, one if kind == "twins" else world.Character.random(rng)])]
+
+
+def pool(split: str, n: int, size: int, mix=None, cache="checkpoints"):
+    """``n`` samples and their pixels.
+
+    Returns
+    -------
+    samples : list of list of world.Picture
+    pixels : uint8 tensor [number of pictures, 3, size, size], the pictures of all samples in order
+    """
+    samples = [specimen(split, i, mix) for i in range(n)]
+    flat = [p for s in samples for p in s]
+    name = "single" if not mix else "mix"
+    path = Path(cache) / f"pool-{split}-{name}-{n}-{size}.npy"
+    if path.exists() and (a := np.load(path)).shape[0] == len(flat):
+        return samples, torch.from_numpy(a)
+    a = np.stack([np.asarray(world.render(p, size)).transpose(2, 0, 1) for p in tqdm(flat, desc=f"drawing {split}", mininterval=10)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path.with_suffix(".part.npy"), a)
+    path.with_suffix(".part.npy").replace(path)
+    return samples, torch.from_numpy(a)
+
+
+def to_float(pixels):
+    """uint8 [B, 3, H, W] -> float in -1..1."""
+    return pixels.float() / 127.5 - 1
