@@ -15,14 +15,14 @@ WIDTH, HEIGHT, BOX_H = 440, 594, 58
 # key: x, y, width, title, file, numbers of the chapters that open it
 BOXES = {
     "story": (120, 8, 200, "story text", "story.py", ("00", "10")),
-    "tokens": (10, 104, 204, "words to tokens", "tokens.py", ("02",)),
-    "identity": (226, 104, 204, "faces to identity", "identity.py", ("03",)),
+    "tokens": (10, 104, 190, "words to tokens", "tokens.py", ("02",)),
+    "identity": (240, 104, 190, "faces to identity", "identity.py", ("03",)),
     "loop": (120, 200, 200, "denoising loop", "guidance.py", ("01", "04")),
-    "unet": (10, 308, 204, "U-Net", "micro SDXL", ("01",)),
-    "attention": (226, 308, 204, "shared self-attention", "attention.py", ("05", "06", "07")),
+    "unet": (10, 308, 190, "U-Net", "micro SDXL", ("01",)),
+    "attention": (240, 308, 190, "shared self-attention", "attention.py", ("05", "06", "07")),
     "panels": (120, 430, 200, "decoder: panels", "pipeline.py", ("00", "01")),
-    "motion": (10, 528, 204, "panels to video", "motion.py, video.py", ("08", "09")),
-    "judge": (226, 528, 204, "the same character?", "judge.py", ("00", "01")),
+    "motion": (10, 528, 190, "panels to video", "motion.py", ("08", "09")),
+    "judge": (240, 528, 190, "the same character?", "judge.py", ("00", "01")),
 }
 ARROWS = [
     ("story", "tokens"),
@@ -76,7 +76,7 @@ def draw(written: set[str]) -> str:
             '<defs><marker id="tip" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" markerHeight="7" ',
             'orient="auto-start-reverse"><path d="M0 0 L8 4 L0 8 Z"/></marker></defs>',
             '<rect class="loop" x="2" y="296" width="436" height="108" rx="14"/>',
-            '<text class="note" x="220" y="394">at every step, all panels at once</text>',
+            '<text class="note" x="118" y="390">at every step, all panels at once</text>',
             *(_arrow(a, b) for a, b in ARROWS),
             *(_box(k, written) for k in BOXES),
             "</svg></figure>",
