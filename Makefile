@@ -138,10 +138,10 @@ shots: $(DEV) chromium ## screenshots of every page: light and dark, wide and ph
 
 # ---------------------------------------------------------------- for teachers
 student: $(GRADING) ## the student edition: exercises as stubs, no answers, in student/
-	$(PY) tools/student.py student
+	$(PY) tools/editions.py student
 
 course: $(GRADING) ## the graded edition: an nbgrader course in _build/course
-	$(PY) tools/student.py _build/course --course
+	$(PY) tools/editions.py _build/course --course
 
 clean: ## remove what was built (not the environment)
 	rm -rf _build student

@@ -3,9 +3,9 @@
 import re
 
 import chapters
+import editions
 import nbclient
 import pytest
-import student
 from chapters import BEGIN, END
 from test_chapters import each_chapter, good
 
@@ -23,7 +23,7 @@ def all_text(nb) -> str:
 @each_chapter
 def test_no_answers_in_student_edition(path):
     nb = chapters.read(path)
-    cleared = student.clear(nb)
+    cleared = editions.clear(nb)
     text = all_text(cleared)
     for mark in (BEGIN, END, chapters.HIDDEN_BEGIN, "solution-start", "solution-end"):
         assert mark not in text
@@ -43,7 +43,7 @@ def test_no_answers_in_student_edition(path):
 @each_chapter
 def test_student_edition_keeps_the_questions(path):
     nb = chapters.read(path)
-    cleared = student.clear(nb)
+    cleared = editions.clear(nb)
     for kind in ("exercise",):
         count = [sum(kind in chapters.fences(c) for c in n.cells) for n in (nb, cleared)]
         assert count[0] == count[1]
@@ -57,7 +57,7 @@ def test_student_edition_keeps_the_questions(path):
 def test_stubs_fail_their_checks(path, monkeypatch):
     """Answers pass: the chapter itself runs them in the smoke run. Here the stubs run, and none may pass."""
     monkeypatch.setenv("STORYDIFF_PROFILE", "smoke")
-    cleared = student.clear(chapters.read(path))
+    cleared = editions.clear(chapters.read(path))
     client = nbclient.NotebookClient(
         cleared,
         allow_errors=True,
@@ -76,7 +76,7 @@ def test_explanations_of_answers_are_dropped():
     nb = good()
     secret = chapters.nbformat.v4.new_markdown_cell("Twice is adding it to itself.")
     nb.cells.insert(5, secret)
-    text = all_text(student.clear(nb))
+    text = all_text(editions.clear(nb))
     assert "adding it to itself" not in text
     assert "def twice(x):\n    # your code here\n    raise NotImplementedError()" in text
     assert "{exercise} Twice" in text and 'exercises.check("twice", twice)' in text
@@ -87,7 +87,7 @@ def test_grading_marks_part_answer_and_check():
     nb = good()
     nb.cells[4].source += '\n\nexercises.check("twice", twice)'
     nb.cells.pop(6)
-    student.split_checks(nb)
+    editions.split_checks(nb)
     chapters.mark_exercises(nb)
     marked = [c.metadata["nbgrader"] for c in nb.cells if "nbgrader" in c.metadata]
     assert [(m["grade_id"], m["solution"], m["grade"], m["locked"]) for m in marked] == [

@@ -1,4 +1,4 @@
-"""Editions for teaching, made from the chapters: `student.py FOLDER`, or `student.py --course FOLDER`.
+"""Editions for teaching, made from the chapters: `editions.py FOLDER [--course]`.
 
 Student edition: answers become stubs; hidden tests, outputs, and all that stands between {solution-start} and
 {solution-end} besides the stub and its check are dropped.
@@ -19,8 +19,8 @@ from chapters import BEGIN
 ABOUT = """# Student edition
 
 One notebook a chapter. Replace each `raise NotImplementedError()` by your answer and run the cell below it:
-the checker says what is wrong, or that it is right. Run `make lab` in the folder above, then open `student/` in
-the browser.
+the checker says what is wrong, or that it is right. Run `make lab` in the folder above, then open `student/`
+in the browser.
 """
 COURSE_CONFIG = """c = get_config()  # noqa: F821  (nbgrader provides it)
 c.CourseDirectory.course_id = "storydiffusion-taken-apart"
