@@ -71,8 +71,8 @@ def main():
     where += f", {torch.get_num_threads()} threads" if args.device == "cpu" else ""
     millions = sum(p.numel() for p in unet.parameters()) / 1e6
     every, up = len(self_attention_layers(unet, "all")), len(self_attention_layers(unet, "up"))
-    print(f"{args.model}: U-Net of {millions:.1f} M parameters, {every} self-attention layers, {up} of them in")
-    print(f"the up blocks; pictures of {size}x{size}; torch {torch.__version__}, {args.dtype}, {where}.")
+    print(f"{args.model}: U-Net of {millions:.1f} M parameters, {every} self-attention layers, {up} of them")
+    print(f"in the up blocks; pictures of {size}x{size}; torch {torch.__version__}, {args.dtype}, {where}.")
     print(f"{args.panels} panels, {args.steps} steps, guidance 5; medians of {args.repeats} rounds.\n")
     print(f"{'':36}{'s / panel':>10}{'s / story':>11}{'ratio to plain':>16}")
     for name, took in times.items():
