@@ -1,7 +1,7 @@
-"""The judge: a small classifier that reads a character's attributes off a picture, so that consistency can be measured.
+"""The judge: a small classifier that reads a character's attributes off a picture.
 
-It was trained on renders whose seeds the generator never saw (``training/judge.py``), and it reads what the generator
-draws.  Two numbers come out of it:
+With it, consistency becomes a number. It was trained on renders whose seeds the generator never saw
+(``training/judge.py``), and it reads what the generator draws. Two numbers come out of it:
 
 - *consistency* (agreement): in how many pairs of panels of a story the free attributes are the same;
 - *fidelity*: how many of the attributes that the prompts name are there.
@@ -25,17 +25,28 @@ FREE = ("fur", "outfit", "accessory", "accessory_colour")
 
 
 class JudgeNet(nn.Module):
-    """Four convolution blocks and a linear head for each attribute: pictures [B, 3, S, S] -> {name: [B, classes]}."""
+    """Four convolution blocks, a linear head per attribute: [B, 3, S, S] -> {name: [B, classes]}."""
 
     def __init__(self, size: int = 64, width: int = 32):
         super().__init__()
         blocks, c = [], 3
         for k in range(4):
             d = width * min(4, 2**k)
-            blocks += [nn.Conv2d(c, d, 3, padding=1), nn.GroupNorm(8, d), nn.SiLU(), nn.Conv2d(d, d, 3, 2, 1), nn.GroupNorm(8, d), nn.SiLU()]
+            blocks += [
+                nn.Conv2d(c, d, 3, padding=1),
+                nn.GroupNorm(8, d),
+                nn.SiLU(),
+                nn.Conv2d(d, d, 3, 2, 1),
+                nn.GroupNorm(8, d),
+                nn.SiLU(),
+            ]
             c = d
-        self.body = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(c * 16, 256), nn.SiLU())
-        self.heads = nn.ModuleDict({name: nn.Linear(256, len(classes)) for name, classes in world.ATTRIBUTES.items()})
+        self.body = nn.Sequential(
+            *blocks, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(c * 16, 256), nn.SiLU()
+        )
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(256, len(classes)) for name, classes in world.ATTRIBUTES.items()}
+        )
         self.size = size
 
     def forward(self, x):
@@ -56,17 +67,22 @@ class StoryJudge:
 
     @classmethod
     def load(cls, name="judge", device="cpu") -> StoryJudge:
-        """Load the shipped judge, after its file was compared with its SHA-256 (else `weights.WeightsError`)."""
+        """Load the shipped judge, its file compared with its SHA-256 (else `weights.WeightsError`)."""
         folder = weights.path(name)
         net = JudgeNet(**json.loads((folder / "config.json").read_text()))
         net.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
         return cls(net.to(device))
 
     def pixels(self, images) -> torch.Tensor:
-        """PIL images, arrays [H, W, 3] (uint8, or float in 0..1) or tensors [B, 3, H, W] in 0..1 -> [B, 3, S, S] in -1..1."""
+        """Pictures of any kind -> [B, 3, S, S] in -1..1.
+
+        They may be PIL images, arrays [H, W, 3] (uint8, or float in 0..1), or a tensor [B, 3, H, W] in 0..1.
+        """
         if isinstance(images, torch.Tensor):
             if images.ndim != 4 or images.shape[1] != 3:
-                raise ValueError(f"The judge reads tensors [B, 3, H, W] in 0..1; this one is {list(images.shape)}.")
+                raise ValueError(
+                    f"The judge reads tensors [B, 3, H, W] in 0..1; this one is {list(images.shape)}."
+                )
             x = images.float() * 2 - 1
         else:
             images = list(images) if not hasattr(images, "convert") else [images]
@@ -76,7 +92,10 @@ class StoryJudge:
             arrays = [a.astype(np.float32) / (255 if a.dtype == np.uint8 else 1) for a in arrays]
             x = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) * 2 - 1
         if x.shape[-2] != x.shape[-1]:
-            raise ValueError(f"The judge reads square pictures of one panel; these are {x.shape[-1]} x {x.shape[-2]} (width x height). Cut a strip into its panels first.")
+            raise ValueError(
+                f"The judge reads square pictures of one panel; these are {x.shape[-1]} x {x.shape[-2]} "
+                "(width x height). Cut a strip into its panels first."
+            )
         x = x.to(next(self.net.parameters()).device)
         if x.shape[-1] != self.net.size:
             x = F.interpolate(x, (self.net.size, self.net.size), mode="bilinear", antialias=True)
@@ -93,7 +112,8 @@ class StoryJudge:
         Returns
         -------
         dict
-            attribute -> float tensor [B, classes], rows sum to 1, classes in the order of ``world.ATTRIBUTES``.
+            attribute -> float tensor [B, classes], rows sum to 1, classes in the order of
+            ``world.ATTRIBUTES``.
         """
         parts = [self.net(x) for x in self.pixels(images).split(batch)]
         return {name: torch.cat([p[name] for p in parts]).softmax(-1).cpu() for name in parts[0]}
@@ -101,7 +121,10 @@ class StoryJudge:
     def names(self, images) -> list[dict[str, str]]:
         """The most probable class of each attribute, for each picture."""
         read = {k: v.argmax(-1).tolist() for k, v in self.read(images).items()}
-        return [{k: world.ATTRIBUTES[k][v[i]] for k, v in read.items()} for i in range(len(next(iter(read.values()))))]
+        return [
+            {k: world.ATTRIBUTES[k][v[i]] for k, v in read.items()}
+            for i in range(len(next(iter(read.values()))))
+        ]
 
     def consistency(self, images, free_attributes=FREE) -> dict[str, float]:
         """Agreement: the fraction of panel pairs in which an attribute is read the same.
@@ -120,7 +143,9 @@ class StoryJudge:
         """
         for name in free_attributes:
             if name not in world.ATTRIBUTES:
-                raise ValueError(f"The judge knows no attribute {name!r}: choose from {', '.join(world.ATTRIBUTES)}.")
+                raise ValueError(
+                    f"The judge knows no attribute {name!r}: choose from {', '.join(world.ATTRIBUTES)}."
+                )
         names = self.names(images)
         if len(names) < 2:
             raise ValueError("Consistency compares panels: give at least two pictures of one story.")
@@ -138,12 +163,15 @@ class StoryJudge:
         Returns
         -------
         dict
-            attribute -> fraction of the panels naming it that show it (attributes no prompt names are left out),
-            and the fraction over all named attributes under ``"mean"``.
+            attribute -> fraction of the panels naming it that show it (attributes no prompt names are left
+            out), and the fraction over all named attributes under ``"mean"``.
         """
         names, prompts = self.names(images), [getattr(p, "prompt", p) for p in panels]
         if len(names) != len(prompts):
-            raise ValueError(f"Fidelity compares each picture with its prompt: {len(names)} pictures, {len(prompts)} prompts.")
+            raise ValueError(
+                f"Fidelity compares each picture with its prompt: {len(names)} pictures, "
+                f"{len(prompts)} prompts."
+            )
         return faithfulness(names, prompts)
 
 

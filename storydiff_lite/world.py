@@ -2,8 +2,8 @@
 
 A *character* is who somebody is (species, fur, outfit, accessory ...), an *actor* is a character doing
 something somewhere in a picture, a *picture* is a scene with its actors, a *strip* is several pictures side
-by side.  Pictures are drawn from a list of flat shapes, so the same list gives the image at any size, an exact
-mask of each part, and the true position of every joint.
+by side.  Pictures are drawn from a list of flat shapes, so the same list gives the image at any size, an
+exact mask of each part, and the true position of every joint.
 
 Everything is deterministic: the same ``Picture`` gives the same pixels, the same seed the same ``Picture``.
 """
@@ -157,11 +157,21 @@ def pose(action: str, phase: float = 0.0) -> Pose:
     s, c = math.sin(2 * math.pi * phase), math.cos(2 * math.pi * phase)
     match action:
         case "walking":
-            return Pose(lift=0.02 * abs(c), arm_l=10 - 34 * s, arm_r=10 + 34 * s, leg_l=30 * s, leg_r=-30 * s, lean=4)
+            return Pose(
+                lift=0.02 * abs(c), arm_l=10 - 34 * s, arm_r=10 + 34 * s, leg_l=30 * s, leg_r=-30 * s, lean=4
+            )
         case "jumping":
-            return Pose(lift=0.17 + 0.05 * s, arm_l=128 + 12 * s, arm_r=128 + 12 * s, leg_l=38 + 6 * c, leg_r=38 + 6 * c)
+            return Pose(
+                lift=0.17 + 0.05 * s,
+                arm_l=128 + 12 * s,
+                arm_r=128 + 12 * s,
+                leg_l=38 + 6 * c,
+                leg_r=38 + 6 * c,
+            )
         case "sitting":
-            return Pose(drop=0.05 + 0.008 * s, arm_l=30, arm_r=30, leg_l=26 + 10 * s, leg_r=26 - 10 * s, bench=1)
+            return Pose(
+                drop=0.05 + 0.008 * s, arm_l=30, arm_r=30, leg_l=26 + 10 * s, leg_r=26 - 10 * s, bench=1
+            )
         case "waving":
             return Pose(arm_r=124 + 20 * s, arm_l=18, lean=-2 * s)
         case "sleeping":
@@ -224,7 +234,7 @@ _HALF = np.stack([np.cos(_S), np.sin(_S)], 1)  # [9, 2] right half of a circle
 
 
 class _Sketch:
-    """Shapes in the order they are laid down.  ``frame`` maps the shape's own coordinates to the picture's."""
+    """Shapes in the order they are laid down; ``frame`` maps own coordinates to the picture's."""
 
     def __init__(self):
         self.shapes = []  # (part, points [n, 2], fill, grown points or None, ink width or 0)
@@ -244,7 +254,9 @@ class _Sketch:
 
     def _add(self, part, pts, fill, grown=None, ink=0.0):
         name = part if self.actor is None else f"{self.actor}.{part}"
-        self.shapes.append((name, self._to_picture(pts), fill, None if grown is None else self._to_picture(grown), ink))
+        self.shapes.append(
+            (name, self._to_picture(pts), fill, None if grown is None else self._to_picture(grown), ink)
+        )
 
     def ellipse(self, part, cx, cy, rx, ry, fill, ink=True, turn=0.0):
         """An ellipse, turned by ``turn`` degrees."""
@@ -322,7 +334,15 @@ def _beach(s, r, w):
     s.limb("scenery", (x, 0.82), (x + lean, 0.40), 0.045, (168, 118, 70))
     for a in (-60, -15, 195, 240):
         p, q = math.cos(math.radians(a)), math.sin(math.radians(a))
-        s.ellipse("scenery", x + lean + 0.11 * p, 0.38 + 0.07 * q + 0.02, 0.115, 0.036, (52, 150, 84), turn=a * 0.5 if a < 0 else (a - 180) * 0.5)
+        s.ellipse(
+            "scenery",
+            x + lean + 0.11 * p,
+            0.38 + 0.07 * q + 0.02,
+            0.115,
+            0.036,
+            (52, 150, 84),
+            turn=a * 0.5 if a < 0 else (a - 180) * 0.5,
+        )
 
 
 def _city(s, r, w):
@@ -347,15 +367,25 @@ def _snow(s, r, w):
     _sky(s, (150, 190, 226), (222, 234, 246), w, 0.66)
     m = w * r.uniform(0.25, 0.75)
     s.poly("scenery", [(m - 0.5, 0.7), (m, 0.16), (m + 0.5, 0.7)], (128, 148, 186), ink=False)
-    s.poly("scenery", [(m - 0.14, 0.31), (m, 0.16), (m + 0.14, 0.31), (m + 0.05, 0.36), (m - 0.03, 0.31), (m - 0.09, 0.36)], (250, 252, 255), ink=False)
+    s.poly(
+        "scenery",
+        [(m - 0.14, 0.31), (m, 0.16), (m + 0.14, 0.31), (m + 0.05, 0.36), (m - 0.03, 0.31), (m - 0.09, 0.36)],
+        (250, 252, 255),
+        ink=False,
+    )
     s.box("ground", 0, 0.68, w, 1, (232, 240, 250))
     s.ellipse("ground", w * 0.3, 1.0, 0.6, 0.14, (250, 252, 255), ink=False)
     for side in (0, 1):
         x = w * (0.12 + 0.76 * side) + r.uniform(-0.05, 0.05)
         s.box("scenery", x - 0.025, 0.66, x + 0.025, 0.76, (110, 78, 58), ink=True)
-        for k, (y, hw) in enumerate(((0.68, 0.15), (0.56, 0.12), (0.44, 0.09))):
+        for y, hw in ((0.68, 0.15), (0.56, 0.12), (0.44, 0.09)):
             s.poly("scenery", [(x - hw, y), (x, y - 0.20), (x + hw, y)], (40, 112, 104))
-            s.poly("scenery", [(x - hw * 0.42, y - 0.11), (x, y - 0.20), (x + hw * 0.42, y - 0.11)], (250, 252, 255), ink=False)
+            s.poly(
+                "scenery",
+                [(x - hw * 0.42, y - 0.11), (x, y - 0.20), (x + hw * 0.42, y - 0.11)],
+                (250, 252, 255),
+                ink=False,
+            )
 
 
 def _desert(s, r, w):
@@ -366,7 +396,12 @@ def _desert(s, r, w):
     s.box("ground", 0, 0.76, w, 1, (232, 168, 96))
     x = w * r.choice((0.13, 0.87)) + r.uniform(-0.03, 0.03)
     g = (70, 148, 88)
-    for a, b in (((x - 0.10, 0.58), (x - 0.10, 0.48)), ((x - 0.10, 0.58), (x, 0.60)), ((x + 0.10, 0.52), (x + 0.10, 0.42)), ((x + 0.10, 0.52), (x, 0.54))):
+    for a, b in (
+        ((x - 0.10, 0.58), (x - 0.10, 0.48)),
+        ((x - 0.10, 0.58), (x, 0.60)),
+        ((x + 0.10, 0.52), (x + 0.10, 0.42)),
+        ((x + 0.10, 0.52), (x, 0.54)),
+    ):
         s.limb("scenery", a, b, 0.055, g)
     s.limb("scenery", (x, 0.84), (x, 0.36), 0.085, g)
 
@@ -384,7 +419,9 @@ def _bedroom(s, r, w):
     s.box("scenery", x - 0.012, 0.15, x + 0.012, 0.43, (250, 248, 240))
     x = w - x
     s.box("scenery", x - 0.012, 0.50, x + 0.012, 0.76, (120, 84, 66), ink=True)
-    s.poly("scenery", [(x - 0.06, 0.36), (x + 0.06, 0.36), (x + 0.11, 0.52), (x - 0.11, 0.52)], (255, 224, 130))
+    s.poly(
+        "scenery", [(x - 0.06, 0.36), (x + 0.06, 0.36), (x + 0.11, 0.52), (x - 0.11, 0.52)], (255, 224, 130)
+    )
     s.ellipse("ground", w * 0.5, 0.93, 0.42, 0.06, (96, 150, 190), ink=False)
 
 
@@ -419,10 +456,20 @@ def _farm(s, r, w):
         s.box("scenery", x + dx - 0.02, 0.57, x + dx + 0.02, 0.74, (250, 246, 236), ink=True)
 
 
-_SCENE = {"forest": _forest, "beach": _beach, "city": _city, "snow": _snow, "desert": _desert, "bedroom": _bedroom, "moon": _moon, "farm": _farm}
+_SCENE = {
+    "forest": _forest,
+    "beach": _beach,
+    "city": _city,
+    "snow": _snow,
+    "desert": _desert,
+    "bedroom": _bedroom,
+    "moon": _moon,
+    "farm": _farm,
+}
 
 
-# Characters.  Own coordinates: feet at (0, 0), crown near y = 1 upwards, x to the right of somebody looking right.
+# Characters.  Own coordinates: feet at (0, 0), crown near y = 1 upwards, x to the right of somebody who
+# looks right.
 
 
 def _actor(s, index, a):
@@ -447,7 +494,11 @@ def _actor(s, index, a):
         s.ellipse("shadow", 0, 0.0, 0.27 * low, 0.045 * low, (70, 62, 84), ink=False)
     if p.mat > 0:
         m = p.mat
-        s.poly("prop", [(-0.66 * m, -0.06), (0.66 * m, -0.06), (0.58 * m, 0.09), (-0.58 * m, 0.09)], (94, 196, 190))
+        s.poly(
+            "prop",
+            [(-0.66 * m, -0.06), (0.66 * m, -0.06), (0.58 * m, 0.09), (-0.58 * m, 0.09)],
+            (94, 196, 190),
+        )
         s.ellipse("prop", 0.42 * m, 0.16, 0.17 * m, 0.10 * m, (250, 250, 255))
     if p.bench > 0:
         b = p.bench
@@ -510,10 +561,23 @@ def _actor(s, index, a):
 
     # the body
     if robot:
-        s.poly("body", [(-0.19, hip - 0.05), (0.19, hip - 0.05), (0.19, hip + 0.29), (-0.19, hip + 0.29)], cloth)
+        s.poly(
+            "body", [(-0.19, hip - 0.05), (0.19, hip - 0.05), (0.19, hip + 0.29), (-0.19, hip + 0.29)], cloth
+        )
         s.ellipse("body", 0.0, hip + 0.10, 0.05, 0.05, (255, 240, 150))
     elif c.species == "girl":
-        s.poly("body", [(-0.25, hip - 0.08), (0.25, hip - 0.08), (0.20, hip + 0.10), (0.13, hip + 0.29), (-0.13, hip + 0.29), (-0.20, hip + 0.10)], cloth)
+        s.poly(
+            "body",
+            [
+                (-0.25, hip - 0.08),
+                (0.25, hip - 0.08),
+                (0.20, hip + 0.10),
+                (0.13, hip + 0.29),
+                (-0.13, hip + 0.29),
+                (-0.20, hip + 0.10),
+            ],
+            cloth,
+        )
     else:
         s.ellipse("body", 0, hip + 0.11, 0.20, 0.20, cloth)
     s.joint("body", 0, hip + 0.11)
@@ -527,7 +591,9 @@ def _actor(s, index, a):
     elif c.species == "cat":
         for d in (-1, 1):
             s.poly("ear", [(d * 0.25, hy + 0.08), (d * 0.22, hy + 0.34), (d * 0.05, hy + 0.19)], fur)
-            s.poly("ear", [(d * 0.21, hy + 0.13), (d * 0.195, hy + 0.27), (d * 0.10, hy + 0.19)], ear, ink=False)
+            s.poly(
+                "ear", [(d * 0.21, hy + 0.13), (d * 0.195, hy + 0.27), (d * 0.10, hy + 0.19)], ear, ink=False
+            )
     elif c.species == "rabbit":
         for d in (-1, 1):
             s.ellipse("ear", d * 0.175, hy + 0.33, 0.072, 0.20, fur, turn=-d * 14)
@@ -539,12 +605,25 @@ def _actor(s, index, a):
             s.box("ear", d * 0.31, hy - 0.07, d * 0.24, hy + 0.09, (96, 100, 116), ink=True)
     if robot:
         s.poly("head", [(-0.26, hy - 0.20), (0.26, hy - 0.20), (0.26, hy + 0.21), (-0.26, hy + 0.21)], fur)
-        s.poly("face", [(-0.19, hy - 0.12), (0.21, hy - 0.12), (0.21, hy + 0.12), (-0.19, hy + 0.12)], (220, 240, 246), ink=False)
+        s.poly(
+            "face",
+            [(-0.19, hy - 0.12), (0.21, hy - 0.12), (0.21, hy + 0.12), (-0.19, hy + 0.12)],
+            (220, 240, 246),
+            ink=False,
+        )
     else:
         s.ellipse("head", 0, hy, 0.275, 0.245, flesh)
     s.joint("head", 0, hy)
     if person:  # hair on top: a cap with a fringe
-        fringe = [(-0.285, hy - 0.02), (-0.27, hy + 0.12), (-0.17, hy + 0.235), (0, hy + 0.275), (0.17, hy + 0.235), (0.27, hy + 0.12), (0.285, hy - 0.02)]
+        fringe = [
+            (-0.285, hy - 0.02),
+            (-0.27, hy + 0.12),
+            (-0.17, hy + 0.235),
+            (0, hy + 0.275),
+            (0.17, hy + 0.235),
+            (0.27, hy + 0.12),
+            (0.285, hy - 0.02),
+        ]
         inner = [(0.23, hy + 0.06), (0.08, hy + 0.12), (-0.06, hy + 0.08), (-0.22, hy + 0.10)]
         if c.species == "girl":
             fringe = [(-0.30, hy - 0.16), *fringe, (0.30, hy - 0.16)]
@@ -565,19 +644,25 @@ def _actor(s, index, a):
         else:
             s.limb("face", (x - 0.042, ey), (x + 0.042, ey), 0.026, INK, ink=False)
         if not robot:
-            s.ellipse("face", f + d * 0.185, hy - 0.075, 0.04, 0.028, _mix(flesh, (255, 110, 120), 0.45), ink=False)
+            s.ellipse(
+                "face", f + d * 0.185, hy - 0.075, 0.04, 0.028, _mix(flesh, (255, 110, 120), 0.45), ink=False
+            )
     if robot:
         s.limb("face", (f - 0.05, hy - 0.075), (f + 0.05, hy - 0.075), 0.034, (70, 150, 190), ink=False)
     elif person:
         s.ellipse("face", f, hy - 0.115, 0.05, 0.036, (176, 52, 62), ink=False)
         s.box("face", f - 0.06, hy - 0.108, f + 0.06, hy - 0.06, flesh)
     else:
-        s.ellipse("face", f, hy - 0.058, 0.042, 0.030, INK if c.species == "bear" else (220, 96, 120), ink=False)
+        s.ellipse(
+            "face", f, hy - 0.058, 0.042, 0.030, INK if c.species == "bear" else (220, 96, 120), ink=False
+        )
         s.limb("face", (f, hy - 0.08), (f, hy - 0.125), 0.018, INK, ink=False)
 
     # accessory
     if c.accessory == "hat":
-        s.poly("accessory", [(-0.12, hy + 0.23), (0.12, hy + 0.23), (0.11, hy + 0.43), (-0.11, hy + 0.43)], trim)
+        s.poly(
+            "accessory", [(-0.12, hy + 0.23), (0.12, hy + 0.23), (0.11, hy + 0.43), (-0.11, hy + 0.43)], trim
+        )
         s.limb("accessory", (-0.17, hy + 0.215), (0.17, hy + 0.215), 0.08, trim)
     elif c.accessory == "scarf":
         s.limb("accessory", (0.10, hy - 0.24), (0.135, hy - 0.43), 0.095, trim)
@@ -594,7 +679,11 @@ def _actor(s, index, a):
         arm("r", p.arm_r)
         b, y = p.book, hip + 0.06
         for d in (-1, 1):
-            s.poly("prop", [(0, y - 0.10), (d * 0.23 * b, y - 0.06), (d * 0.23 * b, y + 0.13), (0, y + 0.09)], (252, 250, 236))
+            s.poly(
+                "prop",
+                [(0, y - 0.10), (d * 0.23 * b, y - 0.06), (d * 0.23 * b, y + 0.13), (0, y + 0.09)],
+                (252, 250, 236),
+            )
         s.limb("prop", (0, y - 0.09), (0, y + 0.08), 0.03, (214, 60, 70), ink=False)
         for d in (-1, 1):
             s.ellipse("arm_" + ("l" if d < 0 else "r"), d * 0.22, y + 0.01, 0.052, 0.052, flesh)
@@ -689,8 +778,10 @@ def joints(picture: Picture) -> dict[str, tuple[float, float]]:
 # Random pictures
 
 
-def random_actor(rng: random.Random, character: Character, action: str | None = None, crowd: int = 1, place: int = 0) -> Actor:
-    """An actor at a random place, size and phase; ``place`` of ``crowd`` shares the ground from left to right."""
+def random_actor(
+    rng: random.Random, character: Character, action: str | None = None, crowd: int = 1, place: int = 0
+) -> Actor:
+    """An actor at a random place, size and phase, the ``place``-th of ``crowd`` from left to right."""
     action = action or rng.choice(tuple(ACTIONS))
     if crowd == 1:
         scale, x = rng.uniform(0.60, 0.70), rng.uniform(0.42, 0.58)
@@ -704,7 +795,9 @@ def random_actor(rng: random.Random, character: Character, action: str | None = 
     return Actor(character, action, rng.random(), x, y, scale, rng.choice((-1, 1)))
 
 
-def random_picture(rng: random.Random, character: Character | None = None, action=None, scene=None) -> Picture:
+def random_picture(
+    rng: random.Random, character: Character | None = None, action=None, scene=None
+) -> Picture:
     """One character (random unless given) in a random scene."""
     character = character or Character.random(rng)
     scene = scene or rng.choice(tuple(SCENES))
@@ -795,7 +888,11 @@ def caption(picture: Picture, rng: random.Random, mention=None) -> str:
         return f"{who} {ACTIONS[a[0].action]} {where}"
     if len(a) == 2 and a[0].character == a[1].character:
         who = "two " + plural(describe(a[0].character, mention, rng))
-        did = ACTIONS[a[0].action] if a[0].action == a[1].action else f"{ACTIONS[a[0].action]} and {ACTIONS[a[1].action]}"
+        did = (
+            ACTIONS[a[0].action]
+            if a[0].action == a[1].action
+            else f"{ACTIONS[a[0].action]} and {ACTIONS[a[1].action]}"
+        )
         return f"{who} {did} {where}"
     parts = [f"{describe(x.character, mention, rng)} {ACTIONS[x.action]}" for x in a]
     return " and ".join(parts) + f" {where}"
@@ -804,11 +901,15 @@ def caption(picture: Picture, rng: random.Random, mention=None) -> str:
 def plural(phrase: str) -> str:
     """``"an orange bear in a red outfit"`` -> ``"orange bears in red outfits"``."""
     many = "|".join((*SPECIES, "outfit", *ACCESSORY))
-    return re.sub(rf"\b(?:an? )?((?:\w+ )?)({many})\b", lambda m: m[1] + m[2] + "s", phrase).replace("scarfs", "scarves")
+    return re.sub(rf"\b(?:an? )?((?:\w+ )?)({many})\b", lambda m: m[1] + m[2] + "s", phrase).replace(
+        "scarfs", "scarves"
+    )
 
 
 def strip_caption(pictures, rng: random.Random, mention=None) -> str:
-    """One sentence about a whole strip: ``"a comic of a bear walking in the forest, then sitting on the beach"``."""
+    """One sentence about a whole strip: ``"a comic of a bear walking in the forest, then sitting on the
+    beach"``.
+    """
     mention = random_mention(rng) if mention is None else mention
     who = describe(pictures[0].actors[0].character, mention, rng)
     did = [f"{ACTIONS[p.actors[0].action]} {SCENES[p.scene]}" for p in pictures]

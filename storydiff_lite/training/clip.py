@@ -1,10 +1,11 @@
-"""The encoders: two CLIP text encoders and one CLIP image encoder, trained contrastively (Radford et al. 2103.00020).
+"""The encoders: two CLIP text encoders and one CLIP image encoder, trained contrastively (2103.00020).
 
-As in SDXL the two text encoders differ in width, the second has a projection, and a U-Net reads the penultimate hidden
-states of both, concatenated on the feature axis.  Deviations: both learn against the same image encoder in one run (the
-first through a linear head that is thrown away afterwards); rows of the token embedding that no caption ever used are
-zero, so that a word this world does not know says nothing instead of noise; captions are cut to 48 tokens in training
-(none of StoryWorld's is longer), so the position embeddings behind that are zero too.
+As in SDXL the two text encoders differ in width, the second has a projection, and a U-Net reads the
+penultimate hidden states of both, concatenated on the feature axis. Deviations: both learn against the
+same image encoder in one run (the first through a linear head that is thrown away afterwards); rows of
+the token embedding that no caption ever used are zero, so that a word this world does not know says
+nothing instead of noise; captions are cut to 48 tokens in training (none of StoryWorld's is longer), so
+the position embeddings behind that are zero too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,13 @@ import random
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 from .. import world
 from ..tokens import load_tokenizer
@@ -28,10 +35,19 @@ LENGTH = 48  # of a caption in training
 
 def text_config(width: int, pad_id: int) -> CLIPTextConfig:
     return CLIPTextConfig(
-        vocab_size=49408, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=3, num_attention_heads=4,
-        max_position_embeddings=77, projection_dim=PROJECTION, hidden_act="gelu", bos_token_id=49406, eos_token_id=49407, pad_token_id=pad_id,
+        vocab_size=49408,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=77,
+        projection_dim=PROJECTION,
+        hidden_act="gelu",
+        bos_token_id=49406,
+        eos_token_id=49407,
+        pad_token_id=pad_id,
         attn_implementation="eager",  # on CPUs the fused kernel is slow in its bfloat16 backward pass
-    )  # fmt: skip
+    )
 
 
 class Encoders(nn.Module):
@@ -44,10 +60,17 @@ class Encoders(nn.Module):
         super().__init__()
         self.vision = CLIPVisionModelWithProjection(
             CLIPVisionConfig(
-                image_size=size, patch_size=size // 8, hidden_size=96, intermediate_size=384, num_hidden_layers=4,
-                num_attention_heads=4, projection_dim=PROJECTION, hidden_act="gelu", attn_implementation="eager",
+                image_size=size,
+                patch_size=size // 8,
+                hidden_size=96,
+                intermediate_size=384,
+                num_hidden_layers=4,
+                num_attention_heads=4,
+                projection_dim=PROJECTION,
+                hidden_act="gelu",
+                attn_implementation="eager",
             )
-        )  # fmt: skip
+        )
         self.text_1 = CLIPTextModel(text_config(WIDTH[0], 49407))
         self.text_2 = CLIPTextModelWithProjection(text_config(WIDTH[1], 0))
         self.head_1 = nn.Linear(WIDTH[0], PROJECTION, bias=False)
@@ -68,7 +91,7 @@ def positions(encoder):
 
 
 def captions(samples, rng, rich=0.75):
-    """A caption for each sample (a list of one picture, or the pictures of a strip); names most attributes."""
+    """A caption for each sample (one picture, or those of a strip); names most attributes."""
     out = []
     for s in samples:
         mention = {n for n in ("fur", "skin", "outfit", "accessory") if rng.random() < rich}
@@ -79,7 +102,9 @@ def captions(samples, rng, rich=0.75):
 
 def ids_of(tokenizer, texts):
     """Token ids [B, 77], padded and cut."""
-    return tokenizer(texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+    return tokenizer(
+        texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+    ).input_ids
 
 
 def known_rows(tokenizer, n=4000):
@@ -88,7 +113,11 @@ def known_rows(tokenizer, n=4000):
     for i in range(n):
         mix = {"single": 1, "twins": 1, "pair": 1, "empty": 1, "strip": 1}
         s = data.specimen("train", i, mix)
-        texts = [world.caption(s[0], rng), world.strip_caption(s, rng)] if s[0].actors else [world.caption(s[0], rng)]
+        texts = (
+            [world.caption(s[0], rng), world.strip_caption(s, rng)]
+            if s[0].actors
+            else [world.caption(s[0], rng)]
+        )
         for t in texts:
             seen.update(tokenizer(t).input_ids)
     return sorted(seen)
@@ -128,7 +157,9 @@ def train(steps=1600, batch=96, size=64, seed=0, device="cpu", pictures=12000, f
             e.get_input_embeddings().weight.mul_(rows.to(device))
             positions(e).weight[LENGTH:] = 0
     run = Run("clip", net, steps, lr=2e-3, muon_lr=0.02, seed=seed, folder=folder, cooldown=0.5)
-    samples, pixels = data.pool("train", pictures, size, {"single": 0.8, "twins": 0.08, "pair": 0.1, "empty": 0.02}, folder)
+    samples, pixels = data.pool(
+        "train", pictures, size, {"single": 0.8, "twins": 0.08, "pair": 0.1, "empty": 0.02}, folder
+    )
     for i in run.steps():
         pick = torch.randint(len(samples), (batch,))
         rng = random.Random(f"captions/{seed}/{i}")

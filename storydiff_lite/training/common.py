@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 
 def orthogonalize(g: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """The nearest semi-orthogonal matrix to ``g`` [m, n], by a quintic Newton-Schulz iteration in bfloat16."""
+    """The nearest semi-orthogonal matrix to ``g`` [m, n]: a quintic Newton-Schulz iteration."""
     x = g.bfloat16()
     flip = x.shape[0] > x.shape[1]
     x = x.T if flip else x
@@ -35,8 +35,8 @@ class Optimizer:
     """Muon for matrices and convolution kernels inside the network, AdamW for everything else.
 
     Muon (Keller Jordan, 2024: momentum, then orthogonalized updates) reached the reconstruction of Adam in
-    clearly fewer pictures on the autoencoder of this project; embeddings, norms, biases and the first and last
-    layer stay with AdamW.  ``muon=False`` gives plain AdamW.
+    clearly fewer pictures on the autoencoder of this project; embeddings, norms, biases and the first and
+    last layer stay with AdamW.  ``muon=False`` gives plain AdamW.
 
     Parameters
     ----------
@@ -46,11 +46,17 @@ class Optimizer:
 
     def __init__(self, named, lr, muon_lr=0.02, muon=True, decay=0.01):
         self.params = [(n, p) for n, p in named if p.requires_grad]
-        edge = ("conv_in", "conv_out", "embed", "position", "proj_out", "logit_scale", "head")
-        self.is_muon = {n: muon and p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= 16 and not any(e in n for e in edge) for n, p in self.params}
+        edge = ("conv_in", "conv_out", "embed", "position", "logit_scale", "head")
+        self.is_muon = {
+            n: muon and p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= 16 and not any(e in n for e in edge)
+            for n, p in self.params
+        }
         self.lr, self.muon_lr, self.decay = lr, muon_lr, decay
         self.count = 0
-        self.state = {n: {"m": torch.zeros_like(p)} | ({} if self.is_muon[n] else {"v": torch.zeros_like(p)}) for n, p in self.params}
+        self.state = {
+            n: {"m": torch.zeros_like(p)} | ({} if self.is_muon[n] else {"v": torch.zeros_like(p)})
+            for n, p in self.params
+        }
 
     @torch.no_grad()
     def step(self, scale=1.0, clip=1.0):
@@ -70,9 +76,11 @@ class Optimizer:
             else:
                 s["m"].lerp_(g, 0.1)
                 s["v"].lerp_(g * g, 0.01 if self.count < 100 else 0.001)
-                m = s["m"] / (1 - 0.9 ** self.count)
-                v = s["v"] / (1 - 0.99 ** self.count) if self.count < 100 else s["v"]
-                p.mul_(1 - (self.decay * self.lr * scale if p.ndim >= 2 else 0)).addcdiv_(m, v.sqrt().add_(1e-8), value=-self.lr * scale)
+                m = s["m"] / (1 - 0.9**self.count)
+                v = s["v"] / (1 - 0.99**self.count) if self.count < 100 else s["v"]
+                p.mul_(1 - (self.decay * self.lr * scale if p.ndim >= 2 else 0)).addcdiv_(
+                    m, v.sqrt().add_(1e-8), value=-self.lr * scale
+                )
             p.grad = None
         return float(norm)
 
@@ -94,8 +102,30 @@ class Run:
         Seconds between checkpoints.
     """
 
-    def __init__(self, name, model: nn.Module, total, lr, muon_lr=0.02, muon=True, ema=0.0, warmup=50, cooldown=0.4, seed=0, folder="checkpoints", save_every=120, extra=None):
-        self.name, self.model, self.total, self.warmup, self.cooldown, self.seed = name, model, total, warmup, cooldown, seed
+    def __init__(
+        self,
+        name,
+        model: nn.Module,
+        total,
+        lr,
+        muon_lr=0.02,
+        muon=True,
+        ema=0.0,
+        warmup=50,
+        cooldown=0.4,
+        seed=0,
+        folder="checkpoints",
+        save_every=120,
+        extra=None,
+    ):
+        self.name, self.model, self.total, self.warmup, self.cooldown, self.seed = (
+            name,
+            model,
+            total,
+            warmup,
+            cooldown,
+            seed,
+        )
         self.path = Path(folder) / f"{name}.safetensors"
         self.optimizer = Optimizer(model.named_parameters(), lr, muon_lr, muon)
         self.ema_decay, self.save_every = ema, save_every
@@ -112,7 +142,9 @@ class Run:
     def steps(self):
         """Yield step numbers from where the last checkpoint stopped; saves on the way and at the end."""
         last = time.time()
-        bar = tqdm(range(self.done, self.total), initial=self.done, total=self.total, desc=self.name, mininterval=10)
+        bar = tqdm(
+            range(self.done, self.total), initial=self.done, total=self.total, desc=self.name, mininterval=10
+        )
         started, before = time.time(), self.seconds
         for i in bar:
             torch.manual_seed(self.seed * 1_000_003 + i)  # a resumed run sees the same noise
@@ -124,16 +156,21 @@ class Run:
         self.save()
 
     def update(self, loss, i, **numbers):
-        """Backward, one optimizer step, one step of the average; logs ``loss`` and ``numbers`` every 20 steps."""
+        """Backward, an optimizer step, a step of the average; logs ``numbers`` every 20 steps."""
         loss.backward()
         norm = self.optimizer.step(self.scale(i))
         self.done = i + 1
         if self.ema:
             d = min(self.ema_decay, (1 + i) / (10 + i))
             with torch.no_grad():
-                torch._foreach_lerp_(list(self.ema.values()), [p.detach() for _, p in self.model.named_parameters()], 1 - d)
+                torch._foreach_lerp_(
+                    list(self.ema.values()), [p.detach() for _, p in self.model.named_parameters()], 1 - d
+                )
         if i % 20 == 0:
-            self.log.append({"step": i, "loss": round(float(loss.detach()), 5), "norm": round(norm, 3)} | {k: round(float(v), 5) for k, v in numbers.items()})
+            self.log.append(
+                {"step": i, "loss": round(float(loss.detach()), 5), "norm": round(norm, 3)}
+                | {k: round(float(v), 5) for k, v in numbers.items()}
+            )
 
     def averaged(self):
         """Copy the running average into the model and return the model."""

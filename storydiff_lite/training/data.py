@@ -7,6 +7,7 @@ The splits are apart by their seeds: ``train`` for the generator, ``judge`` for 
 from __future__ import annotations
 
 import random
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -47,14 +48,22 @@ def pool(split: str, n: int, size: int, mix=None, cache="checkpoints"):
     """
     samples = [specimen(split, i, mix) for i in range(n)]
     flat = [p for s in samples for p in s]
-    name = "single" if not mix else "mix"
+    name = "single" if not mix else f"{zlib.crc32(repr(sorted(mix.items())).encode()):08x}"
     path = Path(cache) / f"pool-{split}-{name}-{n}-{size}.npy"
-    if path.exists() and (a := np.load(path)).shape[0] == len(flat):
-        return samples, torch.from_numpy(a)
-    a = np.stack([np.asarray(world.render(p, size)).transpose(2, 0, 1) for p in tqdm(flat, desc=f"drawing {split}", mininterval=10)])
+    for kept in Path(cache).glob(f"pool-{split}-{name}-*-{size}.npy"):  # a larger pool begins with this one
+        if int(kept.stem.split("-")[3]) >= n and len(a := np.load(kept, mmap_mode="r")) >= len(flat):
+            return samples, torch.from_numpy(np.array(a[: len(flat)]))
+    a = np.stack(
+        [
+            np.asarray(world.render(p, size)).transpose(2, 0, 1)
+            for p in tqdm(flat, desc=f"drawing {split}", mininterval=10)
+        ]
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path.with_suffix(".part.npy"), a)
-    path.with_suffix(".part.npy").replace(path)
+    part = path.with_suffix(".part")
+    with part.open("wb") as f:
+        np.save(f, a)
+    part.replace(path)
     return samples, torch.from_numpy(a)
 
 

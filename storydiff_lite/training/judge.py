@@ -1,4 +1,4 @@
-"""The judge's training: renders of seeds that no other part sees, spoilt a little as a generator spoils them."""
+"""The judge's training: renders of seeds that no other part sees, spoilt as a generator spoils them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,26 @@ MIX = {"single": 1.0}
 
 
 def truth(samples):
-    """Labels of pictures of one character: {attribute: long [N]}; -100 (ignored) where an attribute does not show."""
+    """Labels of pictures of one character: {attribute: long [N]}; -100 where it does not show."""
     rows = [world.labels(s[0]) for s in samples]
-    return {k: torch.tensor([v.index(r[k]) if k in r else -100 for r in rows]) for k, v in world.ATTRIBUTES.items()}
+    return {
+        k: torch.tensor([v.index(r[k]) if k in r else -100 for r in rows])
+        for k, v in world.ATTRIBUTES.items()
+    }
 
 
 def spoil(x):
-    """Blur, soft noise, a shift of brightness, a shift of up to 3 pixels: a decoder's picture is no render."""
+    """Blur, soft noise, other brightness, a shift of up to 3 pixels: a decoded picture is no render."""
     b = len(x)
     small = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
     t = torch.rand(b, 1, 1, 1, device=x.device) ** 2
     x = (1 - t) * x + t * small
-    x = x * (1 + 0.12 * (torch.rand(b, 1, 1, 1, device=x.device) - 0.5)) + 0.12 * (torch.rand(b, 3, 1, 1, device=x.device) - 0.5)
-    rough = F.interpolate(torch.randn(b, 3, x.shape[-2] // 4, x.shape[-1] // 4, device=x.device), x.shape[-2:], mode="bilinear")
+    x = x * (1 + 0.12 * (torch.rand(b, 1, 1, 1, device=x.device) - 0.5)) + 0.12 * (
+        torch.rand(b, 3, 1, 1, device=x.device) - 0.5
+    )
+    rough = F.interpolate(
+        torch.randn(b, 3, x.shape[-2] // 4, x.shape[-1] // 4, device=x.device), x.shape[-2:], mode="bilinear"
+    )
     x = x + 0.12 * torch.rand(b, 1, 1, 1, device=x.device) * rough
     dx, dy = torch.randint(-3, 4, (2,)).tolist()
     return torch.roll(x, (dy, dx), (-2, -1)).clamp(-1, 1)
@@ -60,7 +67,9 @@ def train(steps=1500, batch=64, size=64, seed=0, device="cpu", pictures=16000, f
         with autocast(device):
             out = net(spoil(data.to_float(pixels[pick]).to(device)))
         loss = sum(F.cross_entropy(v.float(), labels[k][pick], ignore_index=-100) for k, v in out.items())
-        hit = torch.stack([v.argmax(-1).eq(labels[k][pick]).float().mean() for k, v in out.items() if k != "skin"]).mean()
+        hit = torch.stack(
+            [v.argmax(-1).eq(labels[k][pick]).float().mean() for k, v in out.items() if k != "skin"]
+        ).mean()
         run.update(loss, i, accuracy=hit)
     net = run.averaged().eval()
     return net, run, measure(net, size, device)

@@ -1,25 +1,30 @@
-"""The U-Net: it learns to predict the velocity of a noised latent, given words and sizes (SDXL, Podell et al. 2307.01952).
+"""The U-Net: it learns to predict the velocity of a noised latent, given words and sizes (2307.01952).
 
-As SDXL: text from two encoders, pooled text and picture sizes added to the time embedding (``text_time``), several
-aspect ratios (square pictures and comic strips of two panels, side by side or one above the other), captions dropped for
-classifier-free guidance.  Deviations: latents of 16 x 16, a cosine noise schedule instead of ``scaled_linear`` (small
-pictures are destroyed by less noise), v-prediction with an unweighted loss (Salimans & Ho 2202.00512).
+As SDXL: text from two encoders, pooled text and picture sizes added to the time embedding
+(``text_time``), several aspect ratios (square pictures and comic strips of two panels, side by side or
+one above the other), captions dropped for classifier-free guidance. Deviations: latents of 16 x 16, a
+cosine noise schedule instead of ``scaled_linear`` (small pictures are destroyed by less noise),
+v-prediction with an unweighted loss (Salimans & Ho 2202.00512).
 
-Nothing here knows of consistent self-attention.  What prepares for it is in the data: strips, in which plain
-self-attention must carry the looks of a character from one panel into the other.  ``strips=False`` trains without
-any picture that holds a character twice; chapter 05 shows what then becomes of the trick.
+Nothing here knows of consistent self-attention. What prepares for it is in the data: strips, in which
+plain self-attention must carry the looks of a character from one panel into the other. ``strips=False``
+trains without any picture that holds a character twice; chapter 05 shows what then becomes of the trick.
 """
 
 from __future__ import annotations
 
 import random
+import zlib
+from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from .. import world
+from ..weights import atomic_save
 from . import data
 from .clip import ids_of
 from .common import Run, autocast
@@ -30,35 +35,63 @@ CHANNELS = (80, 160)
 def build(channels=CHANNELS, text_dim=96, pooled_dim=64) -> UNet2DConditionModel:
     """The micro twin of SDXL's U-Net: two levels (16 x 16, 8 x 8), attention in every block."""
     return UNet2DConditionModel(
-        sample_size=16, in_channels=4, out_channels=4, block_out_channels=channels, layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * len(channels), up_block_types=("CrossAttnUpBlock2D",) * len(channels),
-        attention_head_dim=(4, 5), transformer_layers_per_block=1, use_linear_projection=True,
-        cross_attention_dim=text_dim, norm_num_groups=16,
-        addition_embed_type="text_time", addition_time_embed_dim=32, projection_class_embeddings_input_dim=pooled_dim + 6 * 32,
-    )  # fmt: skip
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=channels,
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * len(channels),
+        up_block_types=("CrossAttnUpBlock2D",) * len(channels),
+        attention_head_dim=(4, 5),
+        transformer_layers_per_block=1,
+        use_linear_projection=True,
+        cross_attention_dim=text_dim,
+        norm_num_groups=16,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=32,
+        projection_class_embeddings_input_dim=pooled_dim + 6 * 32,
+    )
 
 
 def noise_schedule() -> DDIMScheduler:
     """The training schedule; samplers of diffusers take it over with ``from_config``."""
-    return DDIMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True)
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
 
 
 @torch.no_grad()
-def latent_pool(vae, samples, pixels, device, batch=64):
-    """Latents of the pool, before scaling: half-precision [pictures, 4, 16, 16], and where each sample begins."""
-    out = []
-    for x in tqdm(pixels.split(batch), desc="encoding", mininterval=10):
-        with autocast(device):
-            out.append(vae.encode(data.to_float(x).to(device)).latent_dist.mode().half().cpu())
+def latent_pool(vae, samples, pixels, device, folder, batch=64):
+    """Unscaled latents of the pool, half precision [pictures, 4, 16, 16]; where each sample begins.
+
+    They are kept in ``folder`` under a name that follows from the pictures and the encoder.
+    """
+    key = sum(float(p.double().abs().sum()) for p in vae.encoder.parameters())
+    path = (
+        Path(folder) / f"latents-{zlib.crc32(repr((samples[0], samples[-1], key)).encode()):08x}.safetensors"
+    )
+    if not path.exists():
+        out = []
+        for x in tqdm(pixels.split(batch), desc="encoding", mininterval=10):
+            with autocast(device):
+                out.append(vae.encode(data.to_float(x).to(device)).latent_dist.mode().half().cpu())
+        atomic_save(path, lambda to: save_file({"latents": torch.cat(out).contiguous()}, to))
     starts, n = [], 0
     for s in samples:
         starts.append(n)
         n += len(s)
-    return torch.cat(out), starts
+    return load_file(path)["latents"], starts
 
 
 class Prompts:
-    """Text -> what SDXL's U-Net reads: penultimate states of both encoders [B, 77, 32 + 64], pooled [B, 64]."""
+    """Text -> what SDXL's U-Net reads: penultimate states of both encoders [B, 77, 32 + 64], pooled [B,
+    64].
+    """
 
     def __init__(self, text_encoder, text_encoder_2, tokenizer, tokenizer_2, device="cpu"):
         self.encoders = text_encoder.to(device).eval(), text_encoder_2.to(device).eval()
@@ -74,7 +107,7 @@ class Prompts:
 
 
 def caption(sample, rng: random.Random, drop=0.1) -> str:
-    """Words for a sample; nothing in ``drop`` of the cases.  Half of the strips are told whole, half by one panel."""
+    """Words for a sample, in ``drop`` of the cases none; half of the strips are told by one panel."""
     if rng.random() < drop:
         return ""
     if len(sample) == 1:
@@ -91,7 +124,7 @@ def time_ids(height, width):
 
 
 def velocity_loss(unet, schedule, x, states, pooled, ids, device):
-    """Mean squared error of the predicted velocity at uniformly drawn times (2202.00512, section 4); x [B, 4, h, w]."""
+    """Mean squared error of the velocity at random times (2202.00512, section 4); x [B, 4, h, w]."""
     noise = torch.randn_like(x)
     t = torch.randint(0, schedule.config.num_train_timesteps, (len(x),), device=device)
     noisy, target = schedule.add_noise(x, noise, t), schedule.get_velocity(x, noise, t)
@@ -100,7 +133,24 @@ def velocity_loss(unet, schedule, x, states, pooled, ids, device):
     return (v.float() - target).square().mean()
 
 
-def train(vae, prompts, scale, steps=20000, batch=32, size=64, seed=0, device="cpu", pictures=16000, strips=True, channels=CHANNELS, folder="checkpoints", name="unet", save_every=180, cooldown=0.3, peek=None):
+def train(
+    vae,
+    prompts,
+    scale,
+    steps=20000,
+    batch=32,
+    size=64,
+    seed=0,
+    device="cpu",
+    pictures=16000,
+    strips=True,
+    channels=CHANNELS,
+    folder="checkpoints",
+    name="unet",
+    save_every=180,
+    cooldown=0.3,
+    peek=None,
+):
     """Train on latents of ``vae`` (times ``scale``), and return ``(unet, run)``.
 
     Half of the steps see ``batch`` single pictures, half ``batch / 2`` strips (the same number of tokens).
@@ -109,10 +159,22 @@ def train(vae, prompts, scale, steps=20000, batch=32, size=64, seed=0, device="c
     torch.manual_seed(seed)
     unet = build(channels).to(device)
     unet.set_attn_processor(AttnProcessor())  # plain matrix products: on CPUs faster in the backward pass
-    run = Run(name, unet, steps, lr=1e-3, muon_lr=0.01, ema=0.999, warmup=100, seed=seed, folder=folder, cooldown=cooldown, save_every=save_every)
+    run = Run(
+        name,
+        unet,
+        steps,
+        lr=1e-3,
+        muon_lr=0.01,
+        ema=0.999,
+        warmup=100,
+        seed=seed,
+        folder=folder,
+        cooldown=cooldown,
+        save_every=save_every,
+    )
     mix = data.MIX if strips else {"single": 0.85, "pair": 0.12, "empty": 0.03}
     samples, pixels = data.pool("train", pictures, size, mix, folder)
-    latents, starts = latent_pool(vae.to(device), samples, pixels, device)
+    latents, starts = latent_pool(vae.to(device), samples, pixels, device, folder)
     del pixels
     latents = (latents.float() * scale).half()
     wide = [i for i, s in enumerate(samples) if len(s) == 2]
@@ -124,7 +186,10 @@ def train(vae, prompts, scale, steps=20000, batch=32, size=64, seed=0, device="c
         if wide and rng.random() < 0.5:
             picks = rng.choices(wide, k=batch // 2)
             down = rng.random() < 0.25
-            x = torch.cat([latents[[starts[j] for j in picks]], latents[[starts[j] + 1 for j in picks]]], 2 if down else 3)
+            x = torch.cat(
+                [latents[[starts[j] for j in picks]], latents[[starts[j] + 1 for j in picks]]],
+                2 if down else 3,
+            )
             h, w = (2 * size, size) if down else (size, 2 * size)
             # a strip is told its canvas or the size of one panel: panels drawn one by one have that size too
             ids = [time_ids(h, w) if rng.random() < 0.5 else time_ids(size, size) for _ in picks]
@@ -133,7 +198,15 @@ def train(vae, prompts, scale, steps=20000, batch=32, size=64, seed=0, device="c
             x = latents[[starts[j] for j in picks]]
             ids = [time_ids(size, size)] * batch
         states, pooled = prompts([caption(samples[j], rng) for j in picks])
-        loss = velocity_loss(unet, schedule, x.float().to(device), states, pooled, torch.tensor(ids, device=device, dtype=torch.float32), device)
+        loss = velocity_loss(
+            unet,
+            schedule,
+            x.float().to(device),
+            states,
+            pooled,
+            torch.tensor(ids, device=device, dtype=torch.float32),
+            device,
+        )
         run.update(loss, i)
         if peek and i and i % 500 == 0:
             own = {k: v.clone() for k, v in unet.state_dict().items()}

@@ -1,9 +1,9 @@
-"""The autoencoder: pictures [B, 3, S, S] to latents [B, 4, 16, 16] and back (Rombach et al. 2112.10752, section 3.1).
+"""The autoencoder: pictures [B, 3, S, S] to latents [B, 4, 16, 16] and back (2112.10752, section 3.1).
 
-Deviations: no adversarial and no perceptual loss (a cartoon of flat colours does without); L1 + MSE + a loss on
-picture gradients instead, and a KL term so small that it only keeps the latents near the unit ball.  The last part of
-the run trains the decoder alone, as Stability's "ft-mse" autoencoders were: latents stay what they were, so that a
-U-Net may be trained on them at the same time.
+Deviations: no adversarial and no perceptual loss (a cartoon of flat colours does without); L1 + MSE + a
+loss on picture gradients instead, and a KL term so small that it only keeps the latents near the unit
+ball. The last part of the run trains the decoder alone, as Stability's "ft-mse" autoencoders were:
+latents stay what they were, so that a U-Net may be trained on them at the same time.
 """
 
 from __future__ import annotations
@@ -20,10 +20,18 @@ def build(size: int = 64) -> AutoencoderKL:
     channels = {64: (32, 64, 128), 128: (16, 32, 64, 128)}[size]
     n = len(channels)
     return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=4, sample_size=size, norm_num_groups=8, layers_per_block=1,
-        block_out_channels=channels, down_block_types=("DownEncoderBlock2D",) * n, up_block_types=("UpDecoderBlock2D",) * n,
-        mid_block_add_attention=False, force_upcast=False,
-    )  # fmt: skip
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        sample_size=size,
+        norm_num_groups=8,
+        layers_per_block=1,
+        block_out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * n,
+        up_block_types=("UpDecoderBlock2D",) * n,
+        mid_block_add_attention=False,
+        force_upcast=False,
+    )
 
 
 def loss_of(y, x):
@@ -52,16 +60,40 @@ def measure(vae, size, device, n=256, split="heldout"):
     return float(torch.stack(out).mean()), float(z.mean()), float(z.std())
 
 
-def train(steps=4000, batch=8, size=64, seed=0, device="cpu", pictures=16000, decoder_only=False, muon=True, lr=2e-3, muon_lr=0.02, folder="checkpoints", cooldown=0.4, name=None):
-    """Train, and return ``(vae, run)``.  ``decoder_only`` goes on from the finished run with the encoder frozen."""
+def train(
+    steps=1600,
+    batch=8,
+    size=64,
+    seed=0,
+    device="cpu",
+    pictures=7000,
+    decoder_only=False,
+    start=None,
+    muon=True,
+    lr=2e-3,
+    folder="checkpoints",
+    name=None,
+):
+    """Train, and return ``(vae, run)``; ``decoder_only`` leaves the encoder of ``start`` alone."""
     torch.manual_seed(seed)
     vae = build(size).to(device)
-    first = Run("vae", vae, steps, lr, muon_lr, muon, seed=seed, folder=folder, cooldown=cooldown) if name is None else None
     if decoder_only:
+        vae.load_state_dict(start.state_dict())
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
-        first = Run("vae-decoder", vae, steps, lr, muon_lr, muon, ema=0.998, seed=seed + 1, folder=folder, cooldown=0.5)
-    run = first or Run(name, vae, steps, lr, muon_lr, muon, seed=seed, folder=folder, cooldown=cooldown)
+        run = Run(
+            name or "vae-decoder",
+            vae,
+            steps,
+            lr,
+            muon_lr=0.01,
+            muon=muon,
+            seed=seed + 1,
+            folder=folder,
+            cooldown=0.8,
+        )
+    else:
+        run = Run(name or "vae", vae, steps, lr, muon=muon, seed=seed, folder=folder, cooldown=0.5)
     _, pixels = data.pool("train", pictures, size, data.MIX, folder)
     for i in run.steps():
         x = data.to_float(pixels[torch.randint(len(pixels), (batch,))]).to(device)
@@ -71,6 +103,6 @@ def train(steps=4000, batch=8, size=64, seed=0, device="cpu", pictures=16000, de
             z = p.mode() if decoder_only else p.mean + p.std * torch.randn_like(p.mean)
             y = vae.decode(z).sample
         y = y.float()
-        kl = p.kl().mean() / z[0].numel()
-        run.update(loss_of(y, x) + 1e-5 * kl, i, psnr=psnr(y.detach(), x))
+        loss = loss_of(y, x) + (0 if decoder_only else 1e-5 * p.kl().mean() / z[0].numel())
+        run.update(loss, i, psnr=psnr(y.detach(), x))
     return run.averaged().eval(), run

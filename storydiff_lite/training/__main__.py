@@ -1,0 +1,257 @@
+"""``python -m storydiff_lite.training PART``: train a part, or put the trained parts together (``pack``).
+
+Parts in their order: vae, clip, judge, decoder, unet, pack. ``all`` does everything. A run that was
+interrupted goes on from its last checkpoint; a finished part is not trained again unless its checkpoint
+is deleted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from .. import weights
+from . import clip, judge, unet, vae
+from .common import machine
+
+PARTS = ("vae", "clip", "judge", "decoder", "unet", "pack")
+#: optimizer steps on a CPU; a GPU does ten times as many in a fraction of the time
+STEPS = {"vae": 1600, "clip": 1200, "judge": 1400, "decoder": 2400, "unet": 6000}
+DATA = {
+    "vae": "7,000 samples of StoryWorld (seeds train/0 ...): pictures of one or two characters, comic strips",
+    "decoder": "the same as vae, encoder frozen",
+    "clip": "12,000 captioned pictures (seeds train/0 ...)",
+    "judge": "16,000 pictures of one character (seeds judge/0 ...), which no other part sees",
+    "unet": "16,000 captioned samples (seeds train/0 ...), half of them comic strips of two panels",
+}
+
+
+def card(part, run, batch, heldout, seed, files=()):
+    """Write the model card of a part: what it was trained on, how long, where, and what it reached."""
+    log = run.log[:: max(1, len(run.log) // 150)]
+    text = {
+        "part": part,
+        "data": DATA[part],
+        "steps": run.done,
+        "batch": batch,
+        "seed": seed,
+        "seconds": round(run.seconds),
+        "machine": machine(),
+        "torch": torch.__version__.split("+")[0],
+        "heldout": heldout,
+        "log": log,
+        "sha256": {
+            f.name if f.parent == weights.DATA else f.relative_to(weights.DATA).as_posix(): weights.sha256(f)
+            for f in files
+        },
+    }
+    weights.atomic_save(
+        weights.DATA / "cards" / f"{part}.json", lambda to: to.write_text(json.dumps(text, indent=1))
+    )
+    print(f"{part}: {run.done} steps in {run.seconds:.0f} s; held out: {heldout}")
+
+
+def rounded(x):
+    return {k: rounded(v) for k, v in x.items()} if isinstance(x, dict) else round(float(x), 4)
+
+
+def half(module):
+    return {
+        k: v.detach().to("cpu", torch.float16).contiguous() if v.is_floating_point() else v
+        for k, v in module.state_dict().items()
+    }
+
+
+class Parts:
+    """The trained parts, each loaded from (or trained into) its checkpoint when it is asked for."""
+
+    def __init__(self, size, device, seed, folder, steps):
+        self.size, self.device, self.seed, self.folder, self.steps = size, device, seed, folder, steps
+        self.common = {"size": size, "device": device, "seed": seed, "folder": folder}
+        self.got = {}
+
+    def __getattr__(self, part):
+        if part.startswith("_") or part not in STEPS:
+            raise AttributeError(part)
+        if part not in self.got:
+            self.got[part] = getattr(self, f"_{part}")()
+        return self.got[part]
+
+    def _vae(self):
+        model, run = vae.train(self.steps["vae"], **self.common)
+        return (
+            model,
+            run,
+            dict(
+                zip(
+                    ("psnr_db", "latent_mean", "latent_std"),
+                    vae.measure(model, self.size, self.device),
+                    strict=True,
+                )
+            ),
+        )
+
+    def _decoder(self):
+        model, run = vae.train(self.steps["decoder"], decoder_only=True, start=self.vae[0], **self.common)
+        return (
+            model,
+            run,
+            dict(
+                zip(
+                    ("psnr_db", "latent_mean", "latent_std"),
+                    vae.measure(model, self.size, self.device),
+                    strict=True,
+                )
+            ),
+        )
+
+    def _clip(self):
+        net, run, hit = clip.train(self.steps["clip"], **self.common)
+        return (
+            net,
+            run,
+            {"finds_its_caption_among_64": dict(zip(("text_encoder", "text_encoder_2"), hit, strict=True))},
+        )
+
+    def _judge(self):
+        net, run, right = judge.train(self.steps["judge"], **self.common)
+        return net, run, {"renders": right}
+
+    def _unet(self):
+        model = self.vae[0]
+        return (
+            *unet.train(
+                model, self.prompts(), 1 / self.vae[2]["latent_std"], self.steps["unet"], **self.common
+            ),
+            {},
+        )
+
+    def prompts(self):
+        net = self.clip[0]
+        return unet.Prompts(net.text_1, net.text_2, *tokenizers(), device=self.device)
+
+
+def tokenizers():
+    return clip.load_tokenizer(), clip.load_tokenizer(pad_token="!")
+
+
+def pack(parts: Parts, folder=weights.DATA):
+    """Put the parts together in the SDXL folder layout (half precision), with the judge, cards and
+    manifest.
+    """
+    from diffusers import StableDiffusionXLPipeline
+    from transformers import CLIPImageProcessorPil
+
+    from ..tokens import shrink_tokenizer_files
+
+    net, auto = parts.clip[0], parts.decoder[0]
+    auto.register_to_config(scaling_factor=1 / parts.vae[2]["latent_std"])
+    tokenizer, tokenizer_2 = tokenizers()
+    cut = parts.size
+    pipe = StableDiffusionXLPipeline(
+        vae=auto,
+        text_encoder=net.text_1,
+        text_encoder_2=net.text_2,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
+        unet=parts.unet[0],
+        scheduler=unet.noise_schedule(),
+        image_encoder=net.vision,
+        force_zeros_for_empty_prompt=False,
+        add_watermarker=False,
+        feature_extractor=CLIPImageProcessorPil(
+            size={"shortest_edge": cut},
+            crop_size={"height": cut, "width": cut},
+            image_mean=[0.5] * 3,
+            image_std=[0.5] * 3,
+        ),
+    )
+    pipe = pipe.to("cpu", torch.float16)
+
+    def write(to):
+        pipe.save_pretrained(to, safe_serialization=True)
+        shrink_tokenizer_files(to)
+
+    weights.atomic_save(folder / "micro", write)
+
+    def write_judge(to):
+        to.mkdir()
+        (to / "config.json").write_text(json.dumps({"size": parts.size}))
+        save_file(half(parts.judge[0]), to / "model.safetensors")
+
+    weights.atomic_save(folder / "judge", write_judge)
+    micro, auto = folder / "micro", auto.float()
+    files = {
+        "vae": (),
+        "decoder": [micro / "vae/diffusion_pytorch_model.safetensors"],
+        "unet": [micro / "unet/diffusion_pytorch_model.safetensors"],
+        "clip": [
+            micro / f"{n}/model.safetensors" for n in ("text_encoder", "text_encoder_2", "image_encoder")
+        ],
+        "judge": [folder / "judge/model.safetensors"],
+    }
+    batch = {"vae": 8, "decoder": 8, "clip": 96, "judge": 64, "unet": 32}
+    parts.judge[2]["reconstructions"] = judge.measure(
+        parts.judge[0], parts.size, parts.device, vae=auto.to(parts.device)
+    )
+    for part, f in files.items():
+        _, run, heldout = getattr(parts, part)
+        card(part, run, batch[part], rounded(heldout), parts.seed, f)
+    weights.write_manifest()
+
+
+def main(argv=None):
+    p = argparse.ArgumentParser(
+        prog="python -m storydiff_lite.training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("part", choices=(*PARTS, "all"))
+    p.add_argument("--steps", type=int, help=f"optimizer steps of this part (default: {STEPS})")
+    p.add_argument(
+        "--size", type=int, default=64, choices=(64, 128), help="pixels of a picture; 128 wants a GPU"
+    )
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    p.add_argument("--folder", default="checkpoints", help="where checkpoints and drawn pictures are kept")
+    a = p.parse_args(argv)
+    if a.steps is not None and a.steps < 1:
+        p.error(f"--steps is {a.steps}; it must be at least 1")
+    if a.seed < 0:
+        p.error(f"--seed is {a.seed}; it must be 0 or more")
+    if a.threads:
+        torch.set_num_threads(a.threads)
+    steps = dict(STEPS)
+    for name in STEPS:  # a part that was trained stays as long as it was trained
+        if (done := finished(a.folder, name)) is not None:
+            steps[name] = done
+    if a.steps:
+        steps[a.part] = a.steps
+    parts = Parts(a.size, a.device, a.seed, a.folder, steps)
+    if a.part in ("pack", "all"):
+        pack(parts)
+    else:
+        _, run, heldout = getattr(parts, a.part)
+        print(f"{a.part}: {run.done} steps, {run.seconds:.0f} s, held out: {rounded(heldout)}")
+
+
+def finished(folder, part):
+    """Steps that the checkpoint of a part has done, or None."""
+    from safetensors import safe_open
+
+    path = Path(folder) / f"{CHECKPOINT.get(part, part)}.safetensors"
+    if not path.exists():
+        return None
+    with safe_open(path, "pt") as f:
+        return json.loads(f.metadata()["run"])["done"]
+
+
+CHECKPOINT = {"decoder": "vae-decoder"}
+
+if __name__ == "__main__":
+    main()
