@@ -53,15 +53,15 @@ def read(attn, q, k, v, index):
         Before the output projection.
     """
     if isinstance(index, (list, tuple)):
-        return torch.cat([read(attn, q[i:i + 1], k, v, index[i][None]) for i in range(len(index))])
+        return torch.cat([read(attn, q[i : i + 1], k, v, index[i][None]) for i in range(len(index))])
     (readers, n, c), length, heads = q.shape, index.shape[1], attn.heads
-    k, v = (x.index_select(0, index.flatten()).view(readers, length, c) for x in (k, v))    # [R, L, C]
-    q, k, v = (x.unflatten(2, (heads, c // heads)).transpose(1, 2) for x in (q, k, v))     # [R, h, N or L, d]
+    k, v = (x.index_select(0, index.flatten()).view(readers, length, c) for x in (k, v))  # [R, L, C]
+    q, k, v = (x.unflatten(2, (heads, c // heads)).transpose(1, 2) for x in (q, k, v))  # [R, h, N or L, d]
     if attn.norm_q is not None:
         q = attn.norm_q(q)
     if attn.norm_k is not None:
         k = attn.norm_k(k)
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(readers, n, c)   # [R, N, C]
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(readers, n, c)  # [R, N, C]
 
 
 def consistent_self_attention(attn, frames, picks):
@@ -96,14 +96,16 @@ def consistent_self_attention(attn, frames, picks):
         raise ValueError(f"frames must be [frames, tokens, channels], not {list(frames.shape)}.")
     f, n, _ = frames.shape
     if len(picks) != f:
-        raise ValueError(f"There are {f} frames and picks for {len(picks)}: give one index tensor per frame "
-                         "(it may be empty).")
-    q, k, v = project(attn, frames)                                                # [F, N, C]
+        raise ValueError(
+            f"There are {f} frames and picks for {len(picks)}: give one index tensor per frame "
+            "(it may be empty)."
+        )
+    q, k, v = project(attn, frames)  # [F, N, C]
     if len({len(p) for p in picks}) == 1:
-        picks = torch.stack([p.to(frames.device) for p in picks])                  # [F, K]
-        index = reading_lists(picks[None], n)[0]                                   # [F, N + (F-1) K]
+        picks = torch.stack([p.to(frames.device) for p in picks])  # [F, K]
+        index = reading_lists(picks[None], n)[0]  # [F, N + (F-1) K]
     else:
-        flat = [p.to(frames.device) + j * n for j, p in enumerate(picks)]          # token of frame -> of all
+        flat = [p.to(frames.device) + j * n for j, p in enumerate(picks)]  # token of frame -> of all
         own = torch.arange(f * n, device=frames.device).view(f, n)
         index = [torch.cat([own[i], *(flat[j] for j in range(f) if j != i)]) for i in range(f)]
     return out(attn, read(attn, q, k.flatten(0, 1), v.flatten(0, 1), index))
@@ -125,11 +127,11 @@ def reading_lists(picks, n):
         Indices into the S * F * n tokens of all stories, laid end to end.
     """
     s, f, k = picks.shape
-    own = torch.arange(s * f * n, device=picks.device).view(s, f, n)               # [S, F, n]
-    flat = own[:, :, :1] + picks                                          # [S, F, K] token of panel -> of all
+    own = torch.arange(s * f * n, device=picks.device).view(s, f, n)  # [S, F, n]
+    flat = own[:, :, :1] + picks  # [S, F, K] token of panel -> of all
     others = [[j for j in range(f) if j != i] for i in range(f)]
     others = torch.tensor(others, dtype=torch.long, device=picks.device).view(f, f - 1)
-    return torch.cat([own, flat[:, others].flatten(2)], dim=2)                     # [S, F, n + (F-1) K]
+    return torch.cat([own, flat[:, others].flatten(2)], dim=2)  # [S, F, n + (F-1) K]
 
 
 def sliding_window_attention(attn, frames, window, picks):
@@ -168,20 +170,21 @@ def sliding_window_attention(attn, frames, window, picks):
     f, n, _ = frames.shape
     w = min(window, f)
     if len(picks) != f - w + 1:
-        raise ValueError(f"{f} frames and a window of {w} make {f - w + 1} windows; there are picks for "
-                         f"{len(picks)}.")
-    q, k, v = project(attn, frames)                                                # [F, N, C]
+        raise ValueError(
+            f"{f} frames and a window of {w} make {f - w + 1} windows; there are picks for {len(picks)}."
+        )
+    q, k, v = project(attn, frames)  # [F, N, C]
     k, v, own = k.flatten(0, 1), v.flatten(0, 1), torch.arange(f * n, device=frames.device).view(f, n)
     total, count = torch.zeros_like(q), torch.zeros(f, 1, 1, dtype=q.dtype, device=q.device)
-    for t, window_picks in enumerate(picks):                                       # t = 0 .. F - W
+    for t, window_picks in enumerate(picks):  # t = 0 .. F - W
         lists = []
-        for i, pick in enumerate(window_picks):                                    # frame t + i
-            others = torch.cat([own[:0].flatten(), *(own[t + j] for j in range(w) if j != i)])    # [(W-1) N]
-            lists.append(torch.cat([own[t + i], others[pick.to(others.device)]]))                 # [N + K]
+        for i, pick in enumerate(window_picks):  # frame t + i
+            others = torch.cat([own[:0].flatten(), *(own[t + j] for j in range(w) if j != i)])  # [(W-1) N]
+            lists.append(torch.cat([own[t + i], others[pick.to(others.device)]]))  # [N + K]
         if len({len(x) for x in lists}) == 1:
-            lists = torch.stack(lists)                                             # [W, N + K]
-        total[t:t + w] += read(attn, q[t:t + w], k, v, lists)
-        count[t:t + w] += 1
+            lists = torch.stack(lists)  # [W, N + K]
+        total[t : t + w] += read(attn, q[t : t + w], k, v, lists)
+        count[t : t + w] += 1
     return out(attn, total / count)
 
 
@@ -267,9 +270,11 @@ def self_attention_layers(unet, layers="up"):
         prefix = prefix.rstrip(".") + "." if prefix else ""
         found = [n for n in every if n.startswith(prefix)]
         if not found:
-            raise ValueError(f"No self-attention layer is called {word!r}. Use 'up', 'mid', 'down', 'all', "
-                             "or the beginning of one of these names: "
-                             f"{', '.join(n.removesuffix('.attn1.processor') for n in every)}.")
+            raise ValueError(
+                f"No self-attention layer is called {word!r}. Use 'up', 'mid', 'down', 'all', "
+                "or the beginning of one of these names: "
+                f"{', '.join(n.removesuffix('.attn1.processor') for n in every)}."
+            )
         chosen.update(found)
     return [n for n in every if n in chosen]
 
@@ -308,7 +313,7 @@ class Sharing:
         for seed in self.seeds:
             number = stable_random("picks", seed, self.step, layer).getrandbits(62)
             order = torch.rand(self.panels, n, generator=torch.Generator().manual_seed(number))
-            rows.append(order.topk(k, dim=1).indices.sort(dim=1).values)           # [F, K]
+            rows.append(order.topk(k, dim=1).indices.sort(dim=1).values)  # [F, K]
         return torch.stack(rows)
 
     @contextmanager
@@ -347,31 +352,38 @@ class ConsistentSelfAttention:
     def __init__(self, sharing, layer="", plain=None):
         self.sharing, self.layer, self.plain = sharing, layer, plain or AttnProcessor2_0()
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None,
-                 **kwargs):
+    def __call__(
+        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, **kwargs
+    ):
         share = self.sharing
         n, f, s = hidden_states.shape[1], share.panels, len(share.seeds)
-        if (encoder_hidden_states is not None or f == 1 or round(share.rate * n) == 0
-                or not share.schedule.active(share.step, self.layer)):
+        if (
+            encoder_hidden_states is not None
+            or f == 1
+            or round(share.rate * n) == 0
+            or not share.schedule.active(share.step, self.layer)
+        ):
             return self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, temb, **kwargs)
         if hidden_states.shape[0] % (s * f):
-            raise ValueError(f"{hidden_states.shape[0]} hidden states came in, which is no multiple of {s} "
-                             f"stories times {f} panels: the Sharing was made for another batch.")
+            raise ValueError(
+                f"{hidden_states.shape[0]} hidden states came in, which is no multiple of {s} "
+                f"stories times {f} panels: the Sharing was made for another batch."
+            )
         h, w = hidden_states.shape[0] // (s * f), share.window
 
-        q, k, v = project(attn, hidden_states)                                     # [H S F, N, C]
-        k, v = k.flatten(0, 1), v.flatten(0, 1)                                    # [H S F N, C]
-        picks = share.picks(self.layer, n).to(q.device).repeat(h, 1, 1)    # [H S, F, K], both halves the same
+        q, k, v = project(attn, hidden_states)  # [H S F, N, C]
+        k, v = k.flatten(0, 1), v.flatten(0, 1)  # [H S F N, C]
+        picks = share.picks(self.layer, n).to(q.device).repeat(h, 1, 1)  # [H S, F, K], both halves the same
         if w == f:
             return out(attn, read(attn, q, k, v, reading_lists(picks, n).flatten(0, 1)))
 
-        q = q.unflatten(0, (h * s, f))                                             # [H S, F, N, C]
+        q = q.unflatten(0, (h * s, f))  # [H S, F, N, C]
         total, count = torch.zeros_like(q), torch.zeros(f, 1, 1, dtype=q.dtype, device=q.device)
         # reading_lists lays stories of W panels end to end; here they are F panels long
         start = torch.arange(h * s, device=q.device)[:, None, None] * (f - w) * n
         for t in range(f - w + 1):
-            lists = reading_lists(picks[:, t:t + w], n) + start + t * n            # [H S, W, L]
-            seen = read(attn, q[:, t:t + w].flatten(0, 1), k, v, lists.flatten(0, 1))
-            total[:, t:t + w] += seen.unflatten(0, (h * s, w))
-            count[t:t + w] += 1
-        return out(attn, (total / count).flatten(0, 1))                            # [H S F, N, C]
+            lists = reading_lists(picks[:, t : t + w], n) + start + t * n  # [H S, W, L]
+            seen = read(attn, q[:, t : t + w].flatten(0, 1), k, v, lists.flatten(0, 1))
+            total[:, t : t + w] += seen.unflatten(0, (h * s, w))
+            count[t : t + w] += 1
+        return out(attn, (total / count).flatten(0, 1))  # [H S F, N, C]

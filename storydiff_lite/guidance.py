@@ -57,6 +57,6 @@ def rescale(guided, cond, amount):
     if not 0 <= amount <= 1:
         raise ValueError(f"guidance_rescale is {amount}: it must lie between 0 and 1.")
     axes = list(range(1, guided.ndim))
-    spread, wanted = guided.std(dim=axes, keepdim=True), cond.std(dim=axes, keepdim=True)        # [B, 1, ...]
-    rescaled = guided * torch.where(spread > 0, wanted / spread, torch.ones_like(spread))        # Eq. 15
-    return amount * rescaled + (1 - amount) * guided                                             # Eq. 16
+    spread, wanted = guided.std(dim=axes, keepdim=True), cond.std(dim=axes, keepdim=True)  # [B, 1, ...]
+    rescaled = guided * torch.where(spread > 0, wanted / spread, torch.ones_like(spread))  # Eq. 15
+    return amount * rescaled + (1 - amount) * guided  # Eq. 16

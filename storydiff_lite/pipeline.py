@@ -71,12 +71,34 @@ class StoryPipeline(StableDiffusionXLPipeline):
 
     # ------------------------------------------------------------------------------------------ calls
 
-    def __call__(self, story, id_images=None, consistency=0.5, window=None, start_merge_step=None,
-                 num_inference_steps=25, guidance_scale=5.0, guidance_rescale=0.0, seed=0,
-                 negative_prompt=None, same_noise=False, layers="up", schedule=None, height=None, width=None,
-                 original_size=None, crops_coords_top_left=(0, 0), target_size=None, eta=0.0, generator=None,
-                 latents=None, output_type="pil", callback_on_step_end=None,
-                 callback_on_step_end_tensor_inputs=("latents",), return_dict=True):
+    def __call__(
+        self,
+        story,
+        id_images=None,
+        consistency=0.5,
+        window=None,
+        start_merge_step=None,
+        num_inference_steps=25,
+        guidance_scale=5.0,
+        guidance_rescale=0.0,
+        seed=0,
+        negative_prompt=None,
+        same_noise=False,
+        layers="up",
+        schedule=None,
+        height=None,
+        width=None,
+        original_size=None,
+        crops_coords_top_left=(0, 0),
+        target_size=None,
+        eta=0.0,
+        generator=None,
+        latents=None,
+        output_type="pil",
+        callback_on_step_end=None,
+        callback_on_step_end_tensor_inputs=("latents",),
+        return_dict=True,
+    ):
         """Draw the panels of one story together.
 
         Parameters
@@ -175,12 +197,15 @@ class StoryPipeline(StableDiffusionXLPipeline):
         stories = [as_panels(story) for story in stories]
         seeds = [_seed(s) for s in (range(len(stories)) if seeds is None else seeds)]
         if len(seeds) != len(stories):
-            raise ValueError(f"There are {len(stories)} stories and {len(seeds)} seeds: give one seed per "
-                             "story.")
+            raise ValueError(
+                f"There are {len(stories)} stories and {len(seeds)} seeds: give one seed per story."
+            )
         _whole("batch_size", batch_size, 1)
         if {"story", "seed", "return_dict", "generator", "latents"} & settings.keys():
-            raise TypeError("tell_many takes stories and seeds, and neither story, seed, return_dict, "
-                            "generator nor latents.")
+            raise TypeError(
+                "tell_many takes stories and seeds, and neither story, seed, return_dict, "
+                "generator nor latents."
+            )
         bound = inspect.signature(self.__call__).bind(None, **settings)
         bound.apply_defaults()
         settings = {k: v for k, v in bound.arguments.items() if k not in ("story", "seed", "return_dict")}
@@ -188,7 +213,7 @@ class StoryPipeline(StableDiffusionXLPipeline):
         outputs = [None] * len(stories)
         for panels in sorted({len(s) for s in stories}):
             same = [i for i, s in enumerate(stories) if len(s) == panels]
-            for batch in (same[i:i + batch_size] for i in range(0, len(same), batch_size)):
+            for batch in (same[i : i + batch_size] for i in range(0, len(same), batch_size)):
                 told = self._tell([stories[i] for i in batch], [seeds[i] for i in batch], **settings)
                 for i, output in zip(batch, told, strict=True):
                     outputs[i] = output
@@ -197,33 +222,71 @@ class StoryPipeline(StableDiffusionXLPipeline):
     # ------------------------------------------------------------------------------------------ the algorithm
 
     @torch.no_grad()
-    def _tell(self, stories, seeds, *, id_images, consistency, window, start_merge_step, num_inference_steps,
-              guidance_scale, guidance_rescale, negative_prompt, same_noise, layers, schedule, height, width,
-              original_size, crops_coords_top_left, target_size, eta, generator, latents, output_type,
-              callback_on_step_end, callback_on_step_end_tensor_inputs):
+    def _tell(
+        self,
+        stories,
+        seeds,
+        *,
+        id_images,
+        consistency,
+        window,
+        start_merge_step,
+        num_inference_steps,
+        guidance_scale,
+        guidance_rescale,
+        negative_prompt,
+        same_noise,
+        layers,
+        schedule,
+        height,
+        width,
+        original_size,
+        crops_coords_top_left,
+        target_size,
+        eta,
+        generator,
+        latents,
+        output_type,
+        callback_on_step_end,
+        callback_on_step_end_tensor_inputs,
+    ):
         """S stories of F panels each: B = S * F pictures in one batch, story by story."""
         height, width = self._size(height, width)
-        self._check(id_images, start_merge_step, consistency, window, num_inference_steps, guidance_scale,
-                    guidance_rescale, layers, schedule, output_type, callback_on_step_end_tensor_inputs)
+        self._check(
+            id_images,
+            start_merge_step,
+            consistency,
+            window,
+            num_inference_steps,
+            guidance_scale,
+            guidance_rescale,
+            layers,
+            schedule,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+        )
         self._guidance_scale, self._guidance_rescale = guidance_scale, guidance_rescale
         self._interrupt = False
         self._clip_skip = self._cross_attention_kwargs = self._denoising_end = None
         device, two = self._execution_device, self.do_classifier_free_guidance
-        panels = [panel for story in stories for panel in story]                   # B
+        panels = [panel for story in stories for panel in story]  # B
 
         # what the U-Net is told: text tokens, pooled text, sizes; unconditional half first
         negatives = [p.negative_prompt if p.negative_prompt is not None else negative_prompt for p in panels]
         prompts = [p.prompt for p in panels]
-        prompt_embeds, add_text_embeds = self._encode(prompts, device)                    # [B, 77, D], [B, P]
+        prompt_embeds, add_text_embeds = self._encode(prompts, device)  # [B, 77, D], [B, P]
         sizes = original_size or (height, width), crops_coords_top_left, target_size or (height, width)
-        add_time_ids = self._get_add_time_ids(*sizes, dtype=prompt_embeds.dtype,            # [B, 6]
-                                              text_encoder_projection_dim=add_text_embeds.shape[-1])
+        add_time_ids = self._get_add_time_ids(
+            *sizes,
+            dtype=prompt_embeds.dtype,  # [B, 6]
+            text_encoder_projection_dim=add_text_embeds.shape[-1],
+        )
         add_time_ids = add_time_ids.to(device).repeat(len(panels), 1)
         if two:
             none_embeds, none_pooled = self._encode(negatives, device)
-            prompt_embeds = torch.cat([none_embeds, prompt_embeds])                         # [2B, 77, D]
-            add_text_embeds = torch.cat([none_pooled, add_text_embeds])                     # [2B, P]
-            add_time_ids = torch.cat([add_time_ids] * 2)                                    # [2B, 6]
+            prompt_embeds = torch.cat([none_embeds, prompt_embeds])  # [2B, 77, D]
+            add_text_embeds = torch.cat([none_pooled, add_text_embeds])  # [2B, P]
+            add_time_ids = torch.cat([add_time_ids] * 2)  # [2B, 6]
 
         # where it starts: a scheduler of its own, noise per panel
         scheduler = copy.deepcopy(self.scheduler)
@@ -232,31 +295,42 @@ class StoryPipeline(StableDiffusionXLPipeline):
             scheduler.set_begin_index(0)
         shape = self.unet.config.in_channels, height // self.vae_scale_factor, width // self.vae_scale_factor
         latents, generator = self._noise(seeds, len(stories[0]), shape, same_noise, generator, latents)
-        latents = latents.to(device, prompt_embeds.dtype) * scheduler.init_noise_sigma      # [B, 4, h, w]
+        latents = latents.to(device, prompt_embeds.dtype) * scheduler.init_noise_sigma  # [B, 4, h, w]
         known = inspect.signature(scheduler.step).parameters
         extra = {k: v for k, v in {"eta": eta, "generator": generator}.items() if k in known}
 
         share = Sharing(len(stories[0]), consistency, seeds, schedule, window)
         self._num_timesteps = len(timesteps)
-        with (share.installed(self.unet, layers) if consistency > 0 else nullcontext(),
-              self.progress_bar(total=len(timesteps)) as bar):
+        with (
+            share.installed(self.unet, layers) if consistency > 0 else nullcontext(),
+            self.progress_bar(total=len(timesteps)) as bar,
+        ):
             for i, t in enumerate(timesteps):
                 if self.interrupt:
                     break
                 share.step = i
-                x = torch.cat([latents] * 2) if two else latents                            # [2B, 4, h, w]
+                x = torch.cat([latents] * 2) if two else latents  # [2B, 4, h, w]
                 added = {"text_embeds": add_text_embeds, "time_ids": add_time_ids}
-                pred = self.unet(scheduler.scale_model_input(x, t), t, encoder_hidden_states=prompt_embeds,
-                                 added_cond_kwargs=added, return_dict=False)[0]             # [2B, 4, h, w]
+                pred = self.unet(
+                    scheduler.scale_model_input(x, t),
+                    t,
+                    encoder_hidden_states=prompt_embeds,
+                    added_cond_kwargs=added,
+                    return_dict=False,
+                )[0]  # [2B, 4, h, w]
                 if two:
-                    uncond, cond = pred.chunk(2)                                            # [B, 4, h, w]
+                    uncond, cond = pred.chunk(2)  # [B, 4, h, w]
                     pred = guide(uncond, cond, guidance_scale)
                     pred = rescale(pred, cond, guidance_rescale) if guidance_rescale else pred
                 latents = scheduler.step(pred, t, latents, **extra, return_dict=False)[0].to(latents.dtype)
 
                 if callback_on_step_end is not None:
-                    tensors = {"latents": latents, "prompt_embeds": prompt_embeds,
-                               "add_text_embeds": add_text_embeds, "add_time_ids": add_time_ids}
+                    tensors = {
+                        "latents": latents,
+                        "prompt_embeds": prompt_embeds,
+                        "add_text_embeds": add_text_embeds,
+                        "add_time_ids": add_time_ids,
+                    }
                     given = {k: tensors[k] for k in callback_on_step_end_tensor_inputs}
                     tensors |= callback_on_step_end(self, i, t, given) or {}
                     latents, prompt_embeds = tensors["latents"], tensors["prompt_embeds"]
@@ -266,10 +340,15 @@ class StoryPipeline(StableDiffusionXLPipeline):
         images = latents if output_type == "latent" else self._decode(latents)
         self.maybe_free_model_hooks()
         f = len(stories[0])
-        finish = (lambda x: x) if output_type == "latent" else (
-            lambda x: self.image_processor.postprocess(x, output_type=output_type))
-        return [StoryOutput(finish(images[j * f:(j + 1) * f]), story, seed)
-                for j, (story, seed) in enumerate(zip(stories, seeds, strict=True))]
+        finish = (
+            (lambda x: x)
+            if output_type == "latent"
+            else (lambda x: self.image_processor.postprocess(x, output_type=output_type))
+        )
+        return [
+            StoryOutput(finish(images[j * f : (j + 1) * f]), story, seed)
+            for j, (story, seed) in enumerate(zip(stories, seeds, strict=True))
+        ]
 
     # ------------------------------------------------------------------------------------------ its steps
 
@@ -287,17 +366,22 @@ class StoryPipeline(StableDiffusionXLPipeline):
     def _noise(self, seeds, panels, shape, same_noise, generator, latents):
         """Initial noise [B, *shape] of deviation 1, and a generator for each panel."""
         if generator is None:
-            generator = [torch.Generator().manual_seed(stable_random("noise", seed, panel).getrandbits(62))
-                         for seed in seeds for panel in range(panels)]
+            generator = [
+                torch.Generator().manual_seed(stable_random("noise", seed, panel).getrandbits(62))
+                for seed in seeds
+                for panel in range(panels)
+            ]
         if latents is not None:
             if tuple(latents.shape) != (len(seeds) * panels, *shape):
-                raise ValueError(f"latents must be {[panels, *shape]} for this story and size, not "
-                                 f"{list(latents.shape)}.")
+                raise ValueError(
+                    f"latents must be {[panels, *shape]} for this story and size, not {list(latents.shape)}."
+                )
             return latents, generator
         if isinstance(generator, list):
             if len(generator) != len(seeds) * panels:
-                raise ValueError(f"The story has {panels} panels: give one generator or {panels}, not "
-                                 f"{len(generator)}.")
+                raise ValueError(
+                    f"The story has {panels} panels: give one generator or {panels}, not {len(generator)}."
+                )
             noise = torch.stack([randn_tensor(shape, g, dtype=torch.float32).to("cpu") for g in generator])
         else:
             noise = randn_tensor((panels, *shape), generator, dtype=torch.float32).to("cpu")
@@ -330,18 +414,34 @@ class StoryPipeline(StableDiffusionXLPipeline):
         for name, given, own in (("height", height, sample[0]), ("width", width, sample[1])):
             size = own * self.vae_scale_factor if given is None else _whole(name, given, 1)
             if size % unit:
-                raise ValueError(f"The {name} is {size} pixels; this model can draw multiples of {unit}. The "
-                                 f"nearest are {max(unit, size // unit * unit)} and "
-                                 f"{(size // unit + 1) * unit}.")
+                raise ValueError(
+                    f"The {name} is {size} pixels; this model can draw multiples of {unit}. The "
+                    f"nearest are {max(unit, size // unit * unit)} and "
+                    f"{(size // unit + 1) * unit}."
+                )
             sizes.append(size)
         return sizes
 
-    def _check(self, id_images, start_merge_step, consistency, window, num_inference_steps, guidance_scale,
-               guidance_rescale, layers, schedule, output_type, callback_inputs):
+    def _check(
+        self,
+        id_images,
+        start_merge_step,
+        consistency,
+        window,
+        num_inference_steps,
+        guidance_scale,
+        guidance_rescale,
+        layers,
+        schedule,
+        output_type,
+        callback_inputs,
+    ):
         if id_images is not None:
-            raise ValueError("id_images were given, but these weights have no identity encoder to read them "
-                             "with. Load weights that have one, or leave id_images out and describe the "
-                             "person in the prompts.")
+            raise ValueError(
+                "id_images were given, but these weights have no identity encoder to read them "
+                "with. Load weights that have one, or leave id_images out and describe the "
+                "person in the prompts."
+            )
         if start_merge_step is not None:
             _whole("start_merge_step", start_merge_step, 0)
         _real("consistency", consistency, 0, 1, "the fraction of a panel's tokens that the other panels read")
@@ -351,15 +451,18 @@ class StoryPipeline(StableDiffusionXLPipeline):
         if window is not None:
             _whole("window", window, 1)
         if schedule is not None and not isinstance(schedule, SamplingSchedule):
-            raise TypeError("schedule must be a SamplingSchedule, such as SamplingSchedule.released(), not "
-                            f"{schedule!r}.")
+            raise TypeError(
+                f"schedule must be a SamplingSchedule, such as SamplingSchedule.released(), not {schedule!r}."
+            )
         self_attention_layers(self.unet, layers)
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f"output_type is {output_type!r}; it must be 'pil', 'np', 'pt' or 'latent'.")
         unknown = [name for name in callback_inputs if name not in self._callback_tensor_inputs]
         if unknown:
-            raise ValueError(f"A step callback cannot get {', '.join(unknown)}; it can get "
-                             f"{', '.join(self._callback_tensor_inputs)}.")
+            raise ValueError(
+                f"A step callback cannot get {', '.join(unknown)}; it can get "
+                f"{', '.join(self._callback_tensor_inputs)}."
+            )
 
 
 def _whole(name, value, least):

@@ -63,11 +63,14 @@ def read_story(text):
         if prompt:
             panels.append(Panel(prompt, caption or None))
         elif mark:
-            raise ValueError(f"Line {number} of the story has no prompt before its '#': {line.strip()!r}. "
-                             "Write what the panel shows first, then '#' and its caption.")
+            raise ValueError(
+                f"Line {number} of the story has no prompt before its '#': {line.strip()!r}. "
+                "Write what the panel shows first, then '#' and its caption."
+            )
     if not panels:
-        raise ValueError("The story is empty. Write one panel a line, such as \"a bear is reading in the "
-                         "forest\".")
+        raise ValueError(
+            'The story is empty. Write one panel a line, such as "a bear is reading in the forest".'
+        )
     return panels
 
 
@@ -96,18 +99,23 @@ def as_panels(story):
     if isinstance(story, Panel):
         return [story]
     if not isinstance(story, (list, tuple)):
-        raise TypeError("A story is a text with one panel a line, or a list of prompts or Panels, not "
-                        f"{type(story).__name__}.")
+        raise TypeError(
+            "A story is a text with one panel a line, or a list of prompts or Panels, not "
+            f"{type(story).__name__}."
+        )
     if not story:
         raise ValueError("The story has no panels. Give at least one prompt.")
     for number, panel in enumerate(story, 1):
         if isinstance(panel, (list, tuple)):
-            raise TypeError("A story is one list of panels. Several stories at once are told by "
-                            "pipe.tell_many(stories).")
+            raise TypeError(
+                "A story is one list of panels. Several stories at once are told by pipe.tell_many(stories)."
+            )
         if not isinstance(panel, (str, Panel)):
-            raise TypeError(f"Panel {number} of the story is a {type(panel).__name__}; it must be a prompt "
-                            "or a Panel.")
+            raise TypeError(
+                f"Panel {number} of the story is a {type(panel).__name__}; it must be a prompt or a Panel."
+            )
         if isinstance(panel, str) and not panel.strip():
-            raise ValueError(f"Panel {number} of the story has an empty prompt: say what it shows, or leave "
-                             "the panel out.")
+            raise ValueError(
+                f"Panel {number} of the story has an empty prompt: say what it shows, or leave the panel out."
+            )
     return [Panel(p) if isinstance(p, str) else p for p in story]

@@ -32,6 +32,7 @@ class TriggerWordError(ValueError):
 
 # --------------------------------------------------------------------------------------------- the vocabulary
 
+
 def byte_letters():
     """CLIP's printable letter for each of the 256 bytes: {byte: letter}, in vocabulary order."""
     printable = [b for a, z in ("!~", "¡¬", "®ÿ") for b in range(ord(a), ord(z) + 1)]
@@ -84,16 +85,20 @@ def load_tokenizer(trigger_word="img", pad_token=None):
     ``storydiff_lite/data``.
     """
     vocab, merges = vocabulary()
-    tokenizer = CLIPTokenizer(vocab=dict(vocab), merges=list(merges), pad_token=pad_token or EOS,
-                              model_max_length=MAX_LENGTH)
+    tokenizer = CLIPTokenizer(
+        vocab=dict(vocab), merges=list(merges), pad_token=pad_token or EOS, model_max_length=MAX_LENGTH
+    )
     if trigger_word is not None:
         if not (isinstance(trigger_word, str) and trigger_word.isalnum()):
-            raise ValueError("The trigger word must be a single word of letters and digits, not "
-                             f"{trigger_word!r}.")
+            raise ValueError(
+                f"The trigger word must be a single word of letters and digits, not {trigger_word!r}."
+            )
         if trigger_word in vocab:
-            raise ValueError(f"{trigger_word!r} is a piece of CLIP's vocabulary already and cannot become a "
-                             "token of its own. Choose a trigger word that CLIP does not know, such as "
-                             "'img'.")
+            raise ValueError(
+                f"{trigger_word!r} is a piece of CLIP's vocabulary already and cannot become a "
+                "token of its own. Choose a trigger word that CLIP does not know, such as "
+                "'img'."
+            )
         # single_word: PhotoMaker's own token also matches inside words ("imgur"); ours does not
         tokenizer.add_tokens([AddedToken(trigger_word, single_word=True, normalized=False, special=True)])
     return tokenizer
@@ -115,6 +120,7 @@ def shrink_tokenizer_files(folder):
 
 
 # -------------------------------------------------------------------------------------------- the class token
+
 
 def _is_punctuation(token_id):
     """Whether a CLIP id is made of punctuation only. A lone byte of a longer letter (CJK) is not."""
@@ -172,8 +178,10 @@ def expand_class_token(input_ids, trigger_id, num_id_images, max_length, pad_id)
     """
     ids = [int(i) for i in input_ids]
     if num_id_images < 1:
-        raise ValueError(f"num_id_images is {num_id_images}: give at least one reference picture, or encode "
-                         "the caption without its trigger word.")
+        raise ValueError(
+            f"num_id_images is {num_id_images}: give at least one reference picture, or encode "
+            "the caption without its trigger word."
+        )
     if max_length < 1:
         raise ValueError(f"max_length is {max_length}: it must be at least 1 (CLIP's is {MAX_LENGTH}).")
     if EOS_ID in ids:  # padding that came along: whatever follows EOS and is only padding
@@ -183,38 +191,52 @@ def expand_class_token(input_ids, trigger_id, num_id_images, max_length, pad_id)
 
     places = [i for i, t in enumerate(ids) if t == trigger_id]
     if not places:
-        raise TriggerWordError("The caption has no trigger word. Write it once, as a word of its own, right "
-                               "after the noun that names the person: \"a man img, wearing a suit\".")
+        raise TriggerWordError(
+            "The caption has no trigger word. Write it once, as a word of its own, right "
+            'after the noun that names the person: "a man img, wearing a suit".'
+        )
     if len(places) > 1:
-        raise TriggerWordError(f"The caption has {len(places)} trigger words. One identity can be fused into "
-                               "one noun: keep the trigger after that noun and leave the others out.")
+        raise TriggerWordError(
+            f"The caption has {len(places)} trigger words. One identity can be fused into "
+            "one noun: keep the trigger after that noun and leave the others out."
+        )
     place = places[0]
     if place == 0 or ids[place - 1] == BOS_ID:
-        raise TriggerWordError("The trigger word is the first word of the caption, so there is no noun for "
-                               "the identity. Write the class noun before it: \"a man img ...\".")
+        raise TriggerWordError(
+            "The trigger word is the first word of the caption, so there is no noun for "
+            'the identity. Write the class noun before it: "a man img ...".'
+        )
     if _is_punctuation(ids[place - 1]):
-        raise TriggerWordError(f"The trigger word follows {_text(ids[place - 1:place])!r}, not a noun. Write "
-                               "it right after the noun and the comma after that: \"a man img, ...\", not "
-                               "\"a man, img ...\".")
+        raise TriggerWordError(
+            f"The trigger word follows {_text(ids[place - 1 : place])!r}, not a noun. Write "
+            'it right after the noun and the comma after that: "a man img, ...", not '
+            '"a man, img ...".'
+        )
 
     start, n = place - 1, num_id_images
-    ids = ids[:start] + [ids[start]] * n + ids[place + 1:]             # "man img" -> "man" * n
+    ids = ids[:start] + [ids[start]] * n + ids[place + 1 :]  # "man img" -> "man" * n
     ended = ids[-1] == EOS_ID
     if start + n > max_length - ended:
-        raise TriggerWordError(f"The trigger word stands too late: the {n} class tokens would take the "
-                               f"places {start} to {start + n - 1}, and the last place for a word is "
-                               f"{max_length - 1 - ended}. Name the person earlier in the caption, or give "
-                               "fewer reference pictures.")
+        raise TriggerWordError(
+            f"The trigger word stands too late: the {n} class tokens would take the "
+            f"places {start} to {start + n - 1}, and the last place for a word is "
+            f"{max_length - 1 - ended}. Name the person earlier in the caption, or give "
+            "fewer reference pictures."
+        )
     if len(ids) > max_length:
         keep = max_length - ended
-        warnings.warn(f"The caption is {len(ids)} tokens long with its class tokens and was cut to "
-                      f"{max_length}; lost: {_text(ids[keep:len(ids) - ended])!r}.", stacklevel=2)
-        ids = ids[:keep] + [EOS_ID] * ended                            # EOS stays: CLIP pools there
+        warnings.warn(
+            f"The caption is {len(ids)} tokens long with its class tokens and was cut to "
+            f"{max_length}; lost: {_text(ids[keep : len(ids) - ended])!r}.",
+            stacklevel=2,
+        )
+        ids = ids[:keep] + [EOS_ID] * ended  # EOS stays: CLIP pools there
     mask = [start <= i < start + n for i in range(max_length)]
     return ids + [pad_id] * (max_length - len(ids)), mask
 
 
 # --------------------------------------------------------------------------------- captions that are too long
+
 
 def fit_caption(tokenizer, caption):
     """The caption, without the words that do not fit into the text encoder; warns which words were cut.
@@ -235,12 +257,15 @@ def fit_caption(tokenizer, caption):
     if len(found.input_ids) <= limit:
         return caption
     words = found.word_ids(0)
-    keep = limit - 1                                      # tokens 0 .. keep-1 stay, then EOS
+    keep = limit - 1  # tokens 0 .. keep-1 stay, then EOS
     while keep > 1 and words[keep] is not None and words[keep] == words[keep - 1]:
-        keep -= 1                                         # not in the middle of a word
+        keep -= 1  # not in the middle of a word
     if keep <= 1:
-        keep = limit - 1                                  # one endless word: cut it where we must
+        keep = limit - 1  # one endless word: cut it where we must
     end = found.offset_mapping[keep - 1][1]
-    warnings.warn(f"The caption has {len(found.input_ids)} tokens and the text encoder reads {limit} (BOS "
-                  f"and EOS included): these words were cut: {caption[end:].strip()!r}.", stacklevel=3)
+    warnings.warn(
+        f"The caption has {len(found.input_ids)} tokens and the text encoder reads {limit} (BOS "
+        f"and EOS included): these words were cut: {caption[end:].strip()!r}.",
+        stacklevel=3,
+    )
     return caption[:end]

@@ -55,8 +55,10 @@ def path(name, root=DATA):
     wanted = {f: digest for f, digest in _manifest(root).items() if Path(f).parts[0] == name}
     if not wanted:
         known = ", ".join(sorted({Path(f).parts[0] for f in _manifest(root)})) or "none yet"
-        raise WeightsError(f"No shipped weights are called {name!r} (there are: {known}). Train them with "
-                           "`python -m storydiff_lite.training`, or give the path of a folder instead.")
+        raise WeightsError(
+            f"No shipped weights are called {name!r} (there are: {known}). Train them with "
+            "`python -m storydiff_lite.training`, or give the path of a folder instead."
+        )
     seen = {}
     for file in wanted:
         try:
@@ -71,29 +73,36 @@ def path(name, root=DATA):
             with open(root / file, "rb") as f:
                 pointer = f.read(23) == b"version https://git-lfs"
             hint = " It is a Git LFS pointer: run `git lfs pull`." if pointer else ""
-            raise WeightsError(f"The weight file {root / file} ({(root / file).stat().st_size:,} bytes) is "
-                               "not the one that was trained: it was changed or cut short (its SHA-256 "
-                               f"differs from {MANIFEST}).{hint} {_cure(root, file)}")
+            raise WeightsError(
+                f"The weight file {root / file} ({(root / file).stat().st_size:,} bytes) is "
+                "not the one that was trained: it was changed or cut short (its SHA-256 "
+                f"differs from {MANIFEST}).{hint} {_cure(root, file)}"
+            )
     _verified[root / name] = seen
     return root / name
 
 
 def _cure(root, file):
-    return (f"Get it back with `git checkout -- {(root / file).name}` in its folder or a fresh clone; after "
-            "training it anew, run `python -c \"from storydiff_lite import weights; "
-            "weights.write_manifest()\"`.")
+    return (
+        f"Get it back with `git checkout -- {(root / file).name}` in its folder or a fresh clone; after "
+        'training it anew, run `python -c "from storydiff_lite import weights; '
+        'weights.write_manifest()"`.'
+    )
 
 
 def _manifest(root):
     try:
         return json.loads((root / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise WeightsError(f"{root / MANIFEST} is missing, so no weights can be checked. Get it back with "
-                           "`git checkout`, or write it with storydiff_lite.weights.write_manifest() after "
-                           "training.") from None
+        raise WeightsError(
+            f"{root / MANIFEST} is missing, so no weights can be checked. Get it back with "
+            "`git checkout`, or write it with storydiff_lite.weights.write_manifest() after "
+            "training."
+        ) from None
     except ValueError as error:
-        raise WeightsError(f"{root / MANIFEST} cannot be read ({error}). Get it back with "
-                           "`git checkout`.") from None
+        raise WeightsError(
+            f"{root / MANIFEST} cannot be read ({error}). Get it back with `git checkout`."
+        ) from None
 
 
 def write_manifest(root=DATA):
@@ -136,7 +145,7 @@ def atomic_save(target, write):
         write(scratch / target.name)
         new = scratch / target.name
         if new.is_dir() and target.is_dir():
-            os.rename(target, scratch / "old")          # folders cannot replace folders in one move
+            os.rename(target, scratch / "old")  # folders cannot replace folders in one move
         os.replace(new, target)
     except BaseException:
         if (scratch / "old").exists() and not target.exists():
