@@ -1,8 +1,9 @@
 """``python -m storydiff_lite.training PART``: train a part, or put the trained parts together (``pack``).
 
-Parts in their order: vae, clip, judge, decoder, unet, pack. ``all`` does everything. A run that was
-interrupted goes on from its last checkpoint; a finished part is not trained again unless its checkpoint
-is deleted.
+Parts in their order: vae, clip, judge, decoder, unet, pack. ``all`` trains everything from nothing. A run
+that was interrupted goes on from its last checkpoint; a finished part is not trained again unless its
+checkpoint is deleted. A part that is needed but has no checkpoint comes from the weights of this
+repository: ``unet`` on a fresh clone trains a U-Net for the autoencoder and the encoders that are there.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
 from .. import weights
+from ..judge import JudgeNet
 from . import clip, judge, unet, vae
 from .common import machine
 
@@ -67,10 +71,15 @@ def half(module):
 
 
 class Parts:
-    """The trained parts, each loaded from (or trained into) its checkpoint when it is asked for."""
+    """The trained parts, each loaded from (or trained into) its checkpoint when it is asked for.
 
-    def __init__(self, size, device, seed, folder, steps):
+    ``fresh`` names the parts that are trained where they have no checkpoint; the others then come from the
+    packed weights, as ``(model, None, what their card says)``.
+    """
+
+    def __init__(self, size, device, seed, folder, steps, fresh=tuple(STEPS)):
         self.size, self.device, self.seed, self.folder, self.steps = size, device, seed, folder, steps
+        self.fresh = fresh
         self.common = {"size": size, "device": device, "seed": seed, "folder": folder}
         self.got = {}
 
@@ -78,8 +87,32 @@ class Parts:
         if part.startswith("_") or part not in STEPS:
             raise AttributeError(part)
         if part not in self.got:
-            self.got[part] = getattr(self, f"_{part}")()
+            trained = part in self.fresh or finished(self.folder, part) is not None
+            self.got[part] = getattr(self, f"_{part}")() if trained else self.packed(part)
         return self.got[part]
+
+    def packed(self, part):
+        """A part as it lies in the repository, with no run."""
+        text = weights.DATA / "cards" / f"{part}.json"
+        if not text.exists():
+            raise SystemExit(
+                f"There is neither a checkpoint of {part!r} in {self.folder}/ nor packed weights of it: "
+                f"train it first, python -m storydiff_lite.training {part}"
+            )
+        micro = weights.path("micro")
+        if part in ("vae", "decoder"):
+            model = AutoencoderKL.from_pretrained(micro / "vae")
+        elif part == "unet":
+            model = UNet2DConditionModel.from_pretrained(micro / "unet")
+        elif part == "clip":
+            model = clip.Encoders(self.size)
+            model.text_1 = CLIPTextModel.from_pretrained(micro / "text_encoder")
+            model.text_2 = CLIPTextModelWithProjection.from_pretrained(micro / "text_encoder_2")
+            model.vision = CLIPVisionModelWithProjection.from_pretrained(micro / "image_encoder")
+        else:
+            model = JudgeNet(self.size)
+            model.load_state_dict(load_file(weights.path("judge") / "model.safetensors"))
+        return model.float().to(self.device).eval(), None, json.loads(text.read_text())["heldout"]
 
     def _vae(self):
         model, run = vae.train(self.steps["vae"], **self.common)
@@ -200,7 +233,8 @@ def pack(parts: Parts, folder=weights.DATA):
     )
     for part, f in files.items():
         _, run, heldout = getattr(parts, part)
-        card(part, run, batch[part], rounded(heldout), parts.seed, f)
+        if run:
+            card(part, run, batch[part], rounded(heldout), parts.seed, f)
     weights.write_manifest()
 
 
@@ -232,7 +266,8 @@ def main(argv=None):
             steps[name] = done
     if a.steps:
         steps[a.part] = a.steps
-    parts = Parts(a.size, a.device, a.seed, a.folder, steps)
+    fresh = tuple(STEPS) if a.part == "all" else (a.part,)
+    parts = Parts(a.size, a.device, a.seed, a.folder, steps, fresh)
     if a.part in ("pack", "all"):
         pack(parts)
     else:

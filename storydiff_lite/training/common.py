@@ -145,7 +145,7 @@ class Run:
         bar = tqdm(
             range(self.done, self.total), initial=self.done, total=self.total, desc=self.name, mininterval=10
         )
-        started, before = time.time(), self.seconds
+        started, before, begun = time.time(), self.seconds, self.done
         for i in bar:
             torch.manual_seed(self.seed * 1_000_003 + i)  # a resumed run sees the same noise
             yield i
@@ -153,7 +153,8 @@ class Run:
             if time.time() - last > self.save_every:
                 self.save()
                 last = time.time()
-        self.save()
+        if self.done > begun:
+            self.save()
 
     def update(self, loss, i, **numbers):
         """Backward, an optimizer step, a step of the average; logs ``numbers`` every 20 steps."""
