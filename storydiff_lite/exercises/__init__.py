@@ -91,7 +91,8 @@ def check(name: str, answer) -> None:
         raise
     except Exception as error:
         raise Wrong(
-            f"Your answer stopped with {type(error).__name__}: {error}. Try it on a small example of your own first."
+            f"Your answer stopped with {type(error).__name__}: {error}. "
+            "Try it on a small example of your own first."
         ) from error
     print(f"Right: {name}.")
 

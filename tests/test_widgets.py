@@ -1,0 +1,56 @@
+"""The slider carries all it shows, and says what is missing. Its behaviour in a browser: tests/site."""
+
+import base64
+import io
+
+import pytest
+from PIL import Image
+
+from storydiff_lite.widgets import ConsistencySlider
+
+PICTURES = {"seed 0": [Image.new("RGB", (200, 130), (k * 80, 0, 0)) for k in range(3)]}
+ALTS = {"seed 0": ["black", "dark red", "red"]}
+LABELS = ["0", "0.5", "1"]
+
+
+def test_state_is_complete():
+    slider = ConsistencySlider(PICTURES, LABELS, ALTS, {"seed 0": ["a", "b", "c"]}, index=1)
+    state = slider.get_state()
+    assert state["labels"] == LABELS and state["alts"] == [ALTS["seed 0"]] and state["index"] == 1
+    assert state["width"] == 200 and state["notes"] == [["a", "b", "c"]]
+    for k, url in enumerate(state["urls"][0]):
+        head, data = url.split(",")
+        image = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
+        assert head == "data:image/webp;base64" and abs(image.getpixel((9, 9))[0] - k * 80) < 12
+
+
+def test_script_and_style_travel_with_it():
+    state = ConsistencySlider(PICTURES, LABELS, ALTS).get_state()
+    assert 'type: "range"' in state["_esm"] and "export default" in state["_esm"]
+    assert ".consistency-slider" in state["_css"]
+    assert "http" not in state["_esm"] + state["_css"], "an interactive figure must not need a network"
+
+
+def test_series_are_kept_apart():
+    both = PICTURES | {"seed 1": PICTURES["seed 0"][::-1]}
+    alts = ALTS | {"seed 1": ALTS["seed 0"][::-1]}
+    state = ConsistencySlider(both, LABELS, alts).get_state()
+    assert state["series"] == ["seed 0", "seed 1"] and state["urls"][0] == state["urls"][1][::-1]
+    assert state["alts"][1] == ["red", "dark red", "black"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"labels": LABELS[:2]}, "3 pictures for 2 labels"),
+        ({"alts": {"seed 0": ["a", "b"]}}, "2 alternative texts for 3 labels"),
+        ({"alts": {"seed 0": ["a", "", "c"]}}, "what it shows"),
+        ({"notes": {"other": ["a", "b", "c"]}}, "0 notes"),
+        ({"pictures": {}}, "at least one series"),
+        ({"index": 3}, "positions 0 to 2"),
+    ],
+)
+def test_what_is_missing_is_told(change, words):
+    given = {"pictures": PICTURES, "labels": LABELS, "alts": ALTS} | change
+    with pytest.raises(ValueError, match=words):
+        ConsistencySlider(**given)
