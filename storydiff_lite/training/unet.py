@@ -1,14 +1,16 @@
 """The U-Net: it learns to predict the velocity of a noised latent, given words and sizes (2307.01952).
 
 As SDXL: text from two encoders, pooled text and picture sizes added to the time embedding
-(``text_time``), several aspect ratios (square pictures and comic strips of two panels, side by side or
-one above the other), captions dropped for classifier-free guidance. Deviations: latents of 16 x 16, a
-cosine noise schedule instead of ``scaled_linear`` (small pictures are destroyed by less noise),
-v-prediction with an unweighted loss (Salimans & Ho 2202.00512).
+(``text_time``), several canvases (square pictures; comic strips of two panels, side by side or one above
+the other; later in the run also pages of two by two panels), captions dropped for classifier-free
+guidance. Deviations: latents of 16 x 16, a cosine noise schedule instead of ``scaled_linear`` (small
+pictures are destroyed by less noise), v-prediction with an unweighted loss (Salimans & Ho 2202.00512),
+and canvases of several panels see high noise more often: that is where the looks are decided.
 
-Nothing here knows of consistent self-attention. What prepares for it is in the data: strips, in which
-plain self-attention must carry the looks of a character from one panel into the other. ``strips=False``
-trains without any picture that holds a character twice; chapter 05 shows what then becomes of the trick.
+Nothing here knows of consistent self-attention. What prepares for it is in the data: strips and pages, in
+which plain self-attention must carry the looks of a character from one panel into the other.
+``strips=False`` trains without any picture that holds a character twice; chapter 05 shows what then
+becomes of the trick.
 """
 
 from __future__ import annotations
@@ -123,10 +125,13 @@ def time_ids(height, width):
     return [height, width, 0, 0, height, width]
 
 
-def velocity_loss(unet, schedule, x, states, pooled, ids, device):
-    """Mean squared error of the velocity at random times (2202.00512, section 4); x [B, 4, h, w]."""
+def velocity_loss(unet, schedule, x, states, pooled, ids, device, late=False):
+    """Mean squared error of the velocity at random times (2202.00512, section 4); x [B, 4, h, w].
+
+    Times are uniform, or with ``late`` the later of two uniform ones, so that high noise comes more often.
+    """
     noise = torch.randn_like(x)
-    t = torch.randint(0, schedule.config.num_train_timesteps, (len(x),), device=device)
+    t = torch.randint(0, schedule.config.num_train_timesteps, (1 + late, len(x)), device=device).amax(0)
     noisy, target = schedule.add_noise(x, noise, t), schedule.get_velocity(x, noise, t)
     with autocast(device):
         v = unet(noisy, t, states, added_cond_kwargs={"text_embeds": pooled, "time_ids": ids}).sample
@@ -144,6 +149,8 @@ def train(
     device="cpu",
     pictures=16000,
     strips=True,
+    pages_from=3427,
+    pages=3000,
     channels=CHANNELS,
     folder="checkpoints",
     name="unet",
@@ -154,6 +161,7 @@ def train(
     """Train on latents of ``vae`` (times ``scale``), and return ``(unet, run)``.
 
     Half of the steps see ``batch`` single pictures, half ``batch / 2`` strips (the same number of tokens).
+    From step ``pages_from`` on it is a third each, with ``batch / 4`` pages of four panels.
     ``peek(unet, step)`` is called every 500 steps with the averaged weights.
     """
     torch.manual_seed(seed)
@@ -177,27 +185,37 @@ def train(
     latents, starts = latent_pool(vae.to(device), samples, pixels, device, folder)
     del pixels
     latents = (latents.float() * scale).half()
+    if strips and steps > pages_from:
+        four, pixels = data.pool("train", pages, size, {"page": 1}, folder)
+        quarters = (latent_pool(vae, four, pixels, device, folder)[0].float() * scale).half()
+        quarters = quarters.unflatten(0, (pages, 4))  # [pages, 4, 4, 16, 16]
+        del pixels
     wide = [i for i, s in enumerate(samples) if len(s) == 2]
     square = [i for i, s in enumerate(samples) if len(s) == 1]
     schedule = noise_schedule()
     schedule.alphas_cumprod = schedule.alphas_cumprod.to(device)
     for i in run.steps():
         rng = random.Random(f"unet/{seed}/{i}")
-        if wide and rng.random() < 0.5:
+        dice, several = rng.random(), bool(wide)
+        if several and i >= pages_from and dice < 1 / 3:
+            picks = rng.choices(range(pages), k=batch // 4)
+            some = [four[j] for j in picks]
+            x = quarters[picks]  # [B, 4, 4, 16, 16]
+            x = torch.cat([torch.cat([x[:, 0], x[:, 1]], 3), torch.cat([x[:, 2], x[:, 3]], 3)], 2)
+        elif several and dice < (2 / 3 if i >= pages_from else 1 / 2):
             picks = rng.choices(wide, k=batch // 2)
-            down = rng.random() < 0.25
-            x = torch.cat(
-                [latents[[starts[j] for j in picks]], latents[[starts[j] + 1 for j in picks]]],
-                2 if down else 3,
-            )
-            h, w = (2 * size, size) if down else (size, 2 * size)
-            # a strip is told its canvas or the size of one panel: panels drawn one by one have that size too
-            ids = [time_ids(h, w) if rng.random() < 0.5 else time_ids(size, size) for _ in picks]
+            some = [samples[j] for j in picks]
+            both = latents[[starts[j] for j in picks]], latents[[starts[j] + 1 for j in picks]]
+            x = torch.cat(both, 2 if rng.random() < 0.25 else 3)
         else:
+            several = False
             picks = rng.choices(square, k=batch)
+            some = [samples[j] for j in picks]
             x = latents[[starts[j] for j in picks]]
-            ids = [time_ids(size, size)] * batch
-        states, pooled = prompts([caption(samples[j], rng) for j in picks])
+        # a comic is told its canvas or the size of one panel: panels drawn one by one have that size too
+        canvas = time_ids(x.shape[2] * size // 16, x.shape[3] * size // 16)
+        ids = [canvas if not several or rng.random() < 0.5 else time_ids(size, size) for _ in some]
+        states, pooled = prompts([caption(s, rng) for s in some])
         loss = velocity_loss(
             unet,
             schedule,
@@ -206,6 +224,7 @@ def train(
             pooled,
             torch.tensor(ids, device=device, dtype=torch.float32),
             device,
+            late=several and i >= pages_from,
         )
         run.update(loss, i)
         if peek and i and i % 500 == 0:
