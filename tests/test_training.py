@@ -1,0 +1,284 @@
+"""Training learns, resumes as if it had never stopped, and the shipped parts are what their cards say."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from storydiff_lite import weights, world
+from storydiff_lite.training import __main__ as command
+from storydiff_lite.training import clip, common, data, judge, unet, vae
+from storydiff_lite.training.common import Optimizer, Run
+
+
+@pytest.fixture(autouse=True)
+def few_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def state(model):
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+# ------------------------------------------------------------------------------------------ optimizer
+@pytest.mark.parametrize("shape", [(32, 32), (24, 64), (64, 24)])
+def test_orthogonalize_makes_singular_values_alike(shape):
+    g = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    before, after = (torch.linalg.svdvals(x) for x in (g, common.orthogonalize(g).float()))
+    assert after.max() < 1.4 and after.min() > 0.4
+    assert after.max() / after.min() < before.max() / before.min()
+    u, _, v = torch.linalg.svd(g, full_matrices=False)
+    assert (common.orthogonalize(g).float() * (u @ v)).sum() / (
+        u @ v
+    ).norm() ** 2 > 0.7  # the same directions
+
+
+@pytest.mark.parametrize("muon", [True, False])
+def test_optimizer_solves_a_regression(muon):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.Tanh(), torch.nn.Linear(32, 16))
+    x = torch.randn(64, 16)
+    target = torch.sin(x @ torch.randn(16, 16) / 4)
+    opt = Optimizer(net.named_parameters(), lr=1e-2, muon_lr=0.02, muon=muon)
+    losses = []
+    for _ in range(150):
+        loss = (net(x) - target).square().mean()
+        loss.backward()
+        opt.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
+    assert any(opt.is_muon.values()) == muon and not opt.is_muon["0.bias"]
+
+
+# ------------------------------------------------------------------------------------------ runs
+def toy(folder, steps, stop=None, ema=0.9):
+    torch.manual_seed(1)
+    net = torch.nn.Linear(16, 16)
+    run = Run("toy", net, steps, lr=1e-2, ema=ema, warmup=3, folder=folder, save_every=0)
+    for i in run.steps():
+        run.update((net(torch.randn(8, 16)) - 1).square().mean(), i)
+        if stop is not None and i == stop:
+            run.save()
+            break
+    return net, run
+
+
+def test_resumed_run_equals_one_that_never_stopped(tmp_path):
+    whole, run = toy(tmp_path / "a", 30)
+    toy(tmp_path / "b", 30, stop=11)
+    resumed, again = toy(tmp_path / "b", 30)
+    assert again.done == run.done == 30
+    assert same(state(whole), state(resumed)) and same(run.ema, again.ema)
+    assert [r["step"] for r in again.log] == [r["step"] for r in run.log]
+
+
+def test_checkpoint_is_safetensors_and_whole(tmp_path):
+    net, run = toy(tmp_path, 5)
+    assert [f.name for f in tmp_path.iterdir()] == ["toy.safetensors"], "no half-written file may stay"
+    with safe_open(tmp_path / "toy.safetensors", "pt") as f:
+        assert torch.equal(f.get_tensor("model.weight"), net.weight)
+        assert json.loads(f.metadata()["run"])["done"] == 5
+    assert command.finished(tmp_path, "toy") == 5 and command.finished(tmp_path, "unet") is None
+
+
+def test_finished_run_does_nothing_more(tmp_path):
+    net, _ = toy(tmp_path, 5)
+    stamp = (tmp_path / "toy.safetensors").stat().st_mtime_ns
+    again, run = toy(tmp_path, 5)
+    assert run.done == 5 and same(state(net), state(again))
+    assert (tmp_path / "toy.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_step_size_warms_up_and_cools_down(tmp_path):
+    run = Run("r", torch.nn.Linear(2, 2), 100, lr=1, warmup=10, cooldown=0.4, folder=tmp_path)
+    sizes = [run.scale(i) for i in range(100)]
+    assert sizes[0] == pytest.approx(0.1) and sizes[30] == 1 and sizes[80] == pytest.approx(0.5)
+    assert all(a >= b for a, b in zip(sizes[60:], sizes[61:], strict=False)) and sizes[-1] > 0
+
+
+def test_average_follows_the_weights(tmp_path):
+    net, run = toy(tmp_path, 20)
+    own = state(net)
+    assert not same(own, state(run.averaged()))
+    assert all(torch.equal(run.ema[k], v) for k, v in net.state_dict().items())
+
+
+# ------------------------------------------------------------------------------------------ data
+def test_splits_are_apart_and_repeat():
+    for split in data.SPLITS:
+        assert data.specimen(split, 3) == data.specimen(split, 3)
+    some = {s: {data.specimen(s, i)[0] for i in range(60)} for s in data.SPLITS}
+    assert not some["train"] & some["judge"] and not some["train"] & some["heldout"]
+    with pytest.raises(ValueError, match="no split 'test'.*heldout"):
+        data.specimen("test", 0)
+
+
+def test_pool_is_drawn_once_and_a_larger_one_serves(tmp_path):
+    samples, pixels = data.pool("train", 12, 16, data.MIX, tmp_path)
+    assert pixels.dtype == torch.uint8 and len(pixels) == sum(map(len, samples))
+    first = torch.from_numpy(data.np.asarray(world.render(samples[0][0], 16)).transpose(2, 0, 1).copy())
+    assert torch.equal(pixels[0], first)
+    files = list(tmp_path.iterdir())
+    fewer, some = data.pool("train", 5, 16, data.MIX, tmp_path)
+    assert list(tmp_path.iterdir()) == files and fewer == samples[:5]
+    assert torch.equal(some, pixels[: len(some)])
+
+
+def test_page_holds_one_character_four_times():
+    page = data.specimen("train", 0, {"page": 1})
+    assert len(page) == 4 and len({p.actors[0].character for p in page}) == 1
+
+
+# ------------------------------------------------------------------------------------------ the parts
+def test_autoencoder_learns_and_its_decoder_alone_leaves_latents(tmp_path):
+    kw = {"batch": 4, "pictures": 12, "folder": tmp_path}
+    net, run = vae.train(steps=24, **kw)
+    assert run.log[-1]["psnr"] > run.log[0]["psnr"] + 1.5
+    tuned, _ = vae.train(steps=2, decoder_only=True, start=net, **kw)
+    x = torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        a, b = (m.encode(x).latent_dist.mode() for m in (net, tuned))
+        assert torch.equal(a, b) and not torch.equal(net.decode(a).sample, tuned.decode(a).sample)
+    assert a.shape == (2, 4, 16, 16)
+
+
+def test_encoders_learn_to_pair(tmp_path):
+    net, run, hits = clip.train(steps=2, batch=8, pictures=40, folder=tmp_path)
+    assert len(hits) == 2 and run.done == 2
+    unknown = clip.load_tokenizer()("zeppelin").input_ids[1]
+    assert not net.text_1.get_input_embeddings().weight[unknown].any(), "an unknown word must say nothing"
+    a = torch.nn.functional.normalize(torch.eye(4), dim=-1)
+    assert clip.contrast(a, a, 20.0) < 1e-3 < clip.contrast(a, a.roll(1, 0), 20.0)
+
+
+def test_judge_learns(tmp_path, monkeypatch):
+    monkeypatch.setattr(judge, "measure", lambda *a, **k: {})  # draws a thousand pictures
+    _, run, _ = judge.train(steps=41, batch=16, pictures=32, folder=tmp_path)
+    assert run.log[-1]["loss"] < 0.85 * run.log[0]["loss"]
+
+
+@pytest.fixture(scope="module")
+def packed():
+    return command.Parts(64, "cpu", 0, "no-checkpoints-here", dict(command.STEPS), fresh=())
+
+
+def test_unet_trains_on_every_canvas_and_resumes(tmp_path, packed, monkeypatch):
+    kw = {"batch": 4, "pictures": 24, "pages": 4, "pages_from": 4, "channels": (16, 32), "folder": tmp_path}
+    plain, shapes, lates = unet.velocity_loss, set(), []
+
+    def spy(net, schedule, x, *rest, late):
+        shapes.add(tuple(x.shape[2:]))
+        lates.append(late)
+        return plain(net, schedule, x, *rest, late=late)
+
+    monkeypatch.setattr(unet, "velocity_loss", spy)
+    net, run = unet.train(packed.vae[0], packed.prompts(), 0.23, steps=16, **kw)
+    assert run.done == 16 and (16, 16) in shapes and (32, 32) in shapes and {(16, 32), (32, 16)} & shapes
+    assert any(lates) and not any(lates[:4])
+    again, _ = unet.train(packed.vae[0], packed.prompts(), 0.23, steps=16, **kw)
+    assert len(lates) == 16 and same(state(net), state(again))
+
+
+def test_velocity_loss_is_zero_for_who_knows():
+    """A network that is told clean latent and noise and answers by the definition has no loss."""
+    schedule, clean = unet.noise_schedule(), torch.randn(4, 4, 8, 8)
+
+    def oracle(noisy, t, states, added_cond_kwargs):
+        kept = schedule.alphas_cumprod[t].view(-1, 1, 1, 1)
+        noise = (noisy - kept**0.5 * clean) / (1 - kept) ** 0.5
+        return type("Out", (), {"sample": kept**0.5 * noise - (1 - kept) ** 0.5 * clean})
+
+    assert unet.velocity_loss(oracle, schedule, clean, None, None, None, "cpu") < 1e-4
+    assert unet.velocity_loss(oracle, schedule, clean + 1, None, None, None, "cpu") > 0.01
+
+
+def test_late_times_are_later():
+    schedule, times = unet.noise_schedule(), []
+
+    def note(noisy, t, states, added_cond_kwargs):
+        times.append(t.float())
+        return type("Out", (), {"sample": noisy})
+
+    x = torch.zeros(4000, 1, 1, 1)
+    for late in (False, True):
+        unet.velocity_loss(note, schedule, x, None, None, None, "cpu", late=late)
+    assert abs(times[0].mean() - 500) < 30 and abs(times[1].mean() - 667) < 30
+
+
+def test_captions_are_dropped_for_guidance():
+    import random
+
+    rng, sample = random.Random(0), data.specimen("train", 0)
+    empty = sum(unet.caption(sample, rng) == "" for _ in range(2000)) / 2000
+    assert 0.07 < empty < 0.13
+
+
+# ------------------------------------------------------------------------------------------ what is shipped
+def test_parts_without_checkpoint_are_the_shipped_ones(packed):
+    for part in command.STEPS:
+        model, run, heldout = getattr(packed, part)
+        assert run is None and all(p.dtype == torch.float32 for p in model.parameters()), part
+        assert isinstance(heldout, dict)
+
+
+def test_part_that_is_nowhere_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(weights, "DATA", tmp_path)
+    with pytest.raises(SystemExit, match="training vae"):
+        command.Parts(64, "cpu", 0, tmp_path, dict(command.STEPS), fresh=("unet",)).vae  # noqa: B018
+
+
+@pytest.mark.parametrize("part", command.STEPS)
+def test_card_belongs_to_the_shipped_files(part):
+    card = json.loads((weights.DATA / "cards" / f"{part}.json").read_text())
+    keys = {
+        "part",
+        "data",
+        "steps",
+        "batch",
+        "seed",
+        "seconds",
+        "machine",
+        "torch",
+        "heldout",
+        "log",
+        "sha256",
+    }
+    assert keys <= card.keys()
+    assert card["steps"] > 0 and card["log"][0]["step"] == 0
+    for file, digest in card["sha256"].items():
+        assert weights.sha256(weights.DATA / file) == digest, (
+            f"{file} is not what the card of {part} describes"
+        )
+    assert card["sha256"] or part == "vae"  # the decoder's run finished what the vae's began
+
+
+def test_shipped_parts_are_good_enough():
+    """The bars of this project, on the cards' held-out numbers."""
+    cards = {p: json.loads((weights.DATA / "cards" / f"{p}.json").read_text()) for p in command.STEPS}
+    assert cards["decoder"]["heldout"]["psnr_db"] >= 31
+    assert min(cards["judge"]["heldout"]["renders"].values()) >= 0.97
+    assert min(cards["judge"]["heldout"]["reconstructions"].values()) >= 0.95
+    assert min(cards["clip"]["heldout"]["finds_its_caption_among_64"].values()) >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["unet", "--steps", "0"], "at least 1"),
+        (["unet", "--seed", "-1"], "0 or more"),
+        (["net"], "invalid choice"),
+        (["unet", "--size", "65"], "invalid choice"),
+    ],
+)
+def test_command_line_mistakes(arguments, words, capsys):
+    with pytest.raises(SystemExit):
+        command.main(arguments)
+    assert words in capsys.readouterr().err
