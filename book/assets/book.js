@@ -7,9 +7,19 @@
     document.querySelectorAll(".search-button-field").forEach(function (b) {
       b.removeAttribute("aria-label"); // the text inside, "Search Ctrl+K", says it
     });
-    document.querySelectorAll(".theme-switch").forEach(function (icon) {
-      icon.removeAttribute("title"); // before Font Awesome turns it into text
-      icon.setAttribute("aria-hidden", "true");
+    document.querySelectorAll(".theme-switch-button").forEach(function (button) {
+      function hush() {
+        button.querySelectorAll("title").forEach(function (t) {
+          t.remove(); // Font Awesome, when it comes first, has turned the attribute into text
+        });
+        button.querySelectorAll(".theme-switch").forEach(function (icon) {
+          icon.removeAttribute("title");
+          icon.removeAttribute("aria-labelledby");
+          icon.setAttribute("aria-hidden", "true");
+        });
+      }
+      hush();
+      new MutationObserver(hush).observe(button, { childList: true, subtree: true });
     });
   }
 
