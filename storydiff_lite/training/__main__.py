@@ -24,7 +24,7 @@ from .common import machine
 
 PARTS = ("vae", "clip", "judge", "decoder", "unet", "pack")
 #: optimizer steps on a CPU; a GPU does ten times as many in a fraction of the time
-STEPS = {"vae": 1600, "clip": 1200, "judge": 1400, "decoder": 2400, "unet": 8400}
+STEPS = {"vae": 1600, "clip": 1200, "judge": 1400, "decoder": 2400, "unet": 8000}
 DATA = {
     "vae": "7,000 samples of StoryWorld (seeds train/0 ...): pictures of one or two characters, comic strips",
     "decoder": "the same as vae, encoder frozen",

@@ -155,7 +155,7 @@ def train(
     folder="checkpoints",
     name="unet",
     save_every=180,
-    cooldown=0.3,
+    cooldown=0.36,
     peek=None,
 ):
     """Train on latents of ``vae`` (times ``scale``), and return ``(unet, run)``.
