@@ -9,6 +9,7 @@ all.
 from __future__ import annotations
 
 import difflib
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -107,6 +108,14 @@ def same(a, b, tolerance: float = 1e-4) -> bool:
     """Whether two tensors (or numbers) have the same shape and nearly the same values."""
     a, b = (torch.as_tensor(x, dtype=torch.float64) for x in (a, b))
     return a.shape == b.shape and bool(torch.allclose(a, b, rtol=tolerance, atol=tolerance))
+
+
+def expect_number(x):
+    """``x`` as a number, be it Python's, numpy's or a tensor of one element; raise `Wrong` if it is none."""
+    if isinstance(x, torch.Tensor) and x.numel() == 1:
+        x = x.item()
+    expect(isinstance(x, numbers.Real), f"The answer is a {type(x).__name__}; expected a number.")
+    return x
 
 
 def expect_tensor(x, shape, what: str = "Your answer") -> None:

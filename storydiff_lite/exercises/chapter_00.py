@@ -7,7 +7,7 @@ from itertools import combinations
 
 import torch
 
-from . import exercise, expect, expect_tensor, same
+from . import exercise, expect, expect_number, expect_tensor, same
 
 # ------------------------------------------------------------------------------------------ agreement
 
@@ -27,6 +27,12 @@ def _agreement_by_counting(classes):
     return same_pairs / (n * (n - 1))
 
 
+def _agreement_in_tensors(classes):
+    ids = torch.tensor([sorted(set(classes)).index(c) for c in classes])
+    equal = (ids[:, None] == ids).float()
+    return equal.triu(1).sum() / torch.ones_like(equal).triu(1).sum()  # a tensor of one number
+
+
 def _neighbours(classes):
     return sum(a == b for a, b in zip(classes, classes[1:], strict=False)) / (len(classes) - 1)
 
@@ -41,7 +47,7 @@ def _majority(classes):
 
 @exercise(
     "agreement",
-    right=[_agreement, _agreement_by_counting],
+    right=[_agreement, _agreement_by_counting, _agreement_in_tensors],
     wrong={
         "neighbours only": (_neighbours, "neighbours"),
         "a panel paired with itself": (_with_itself, "with itself"),
@@ -54,9 +60,7 @@ def agreement(answer):
     cases = [["red"] * 4, ["red", "blue"], ["red", "blue", "red"], ["a", "b", "c", "d"], ["a", "a", "b", "b"]]
     rng = random.Random(0)
     cases += [[rng.choice("abc") for _ in range(n)] for n in (3, 5, 6)]
-    got = [answer(list(c)) for c in cases]
-    for x in got:
-        expect(isinstance(x, (int, float)), f"The answer is a {type(x).__name__}; expected a number.")
+    got = [expect_number(answer(list(c))) for c in cases]
     for mistake, hint in (
         (_neighbours, "You compare neighbours only; the first panel and the third are a pair too."),
         (
@@ -99,9 +103,7 @@ def _tokens_read_one_by_one(panels, tokens, rate):
 def tokens_read(answer):
     """``answer(panels, tokens, rate) -> int``: how many tokens a query reads."""
     cases = [(4, 256, 0.5), (4, 64, 0.25), (2, 256, 1.0), (5, 64, 0.0), (1, 64, 0.5), (7, 256, 0.75)]
-    got = [answer(*c) for c in cases]
-    for x in got:
-        expect(isinstance(x, (int, float)), f"The answer is a {type(x).__name__}; expected a number.")
+    got = [expect_number(answer(*c)) for c in cases]
     for mistake, hint in (
         (
             lambda f, n, r: f * round(r * n),
@@ -190,6 +192,10 @@ def _no_own(i, frames, picks):
     return torch.cat([frames[j][picks[j]] for j in range(len(frames)) if j != i])
 
 
+def _everything(i, frames, picks):
+    return torch.cat(list(frames))
+
+
 def _readers_picks(i, frames, picks):
     return torch.cat([frames[i]] + [frames[j][picks[i]] for j in range(len(frames)) if j != i])
 
@@ -201,6 +207,7 @@ def _readers_picks(i, frames, picks):
         "own tokens twice": (_own_twice, "twice"),
         "own tokens dropped": (_no_own, "all its own tokens"),
         "the reader's picks": (_readers_picks, "picks[j]"),
+        "picks forgotten": (_everything, "at those picks"),
     },
 )
 def what_a_panel_reads(answer):
@@ -213,6 +220,10 @@ def what_a_panel_reads(answer):
         expect(isinstance(got, torch.Tensor), f"The answer is a {type(got).__name__}; expected a tensor.")
         expect(not _same_rows(got, _own_twice(i, frames, picks)), "Panel i's own picks are read twice now.")
         expect(not _same_rows(got, _no_own(i, frames, picks)), "Panel i must read all its own tokens too.")
+        expect(
+            not _same_rows(got, _everything(i, frames, picks)),
+            "You read all tokens of the other panels; read each at those picks that others may read.",
+        )
         if not _same_rows(_readers_picks(i, frames, picks), _reads(i, frames, picks)):
             expect(
                 not _same_rows(got, _readers_picks(i, frames, picks)),
