@@ -156,13 +156,9 @@ class Parts:
         return net, run, {"renders": right}
 
     def _unet(self):
-        model = self.vae[0]
-        return (
-            *unet.train(
-                model, self.prompts(), 1 / self.vae[2]["latent_std"], self.steps["unet"], **self.common
-            ),
-            {},
-        )
+        model, prompts, scale = self.vae[0], self.prompts(), 1 / self.vae[2]["latent_std"]
+        net, run = unet.train(model, prompts, scale, self.steps["unet"], **self.common)
+        return net, run, {"loss": unet.measure(net, model, prompts, scale, self.size, self.device)}
 
     def prompts(self):
         net = self.clip[0]
@@ -182,6 +178,8 @@ def pack(parts: Parts, folder=weights.DATA):
 
     from ..tokens import shrink_tokenizer_files
 
+    for part in STEPS:  # all of them first: some may come from the files that are about to be replaced
+        getattr(parts, part)
     net, auto = parts.clip[0], parts.decoder[0]
     auto.register_to_config(scaling_factor=1 / parts.vae[2]["latent_std"])
     tokenizer, tokenizer_2 = tokenizers()
