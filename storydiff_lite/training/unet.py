@@ -140,7 +140,7 @@ def velocity_loss(unet, schedule, x, states, pooled, ids, device, late=False):
 
 @torch.no_grad()
 def measure(unet, vae, prompts, scale, size=64, device="cpu", n=256, times=(200, 400, 600, 800, 950)):
-    """Held-out velocity loss of ``n`` pictures by noise level: ``{"with caption": {t: loss}, "without": ...}``.
+    """Held-out velocity loss of ``n`` pictures: ``{"with caption": {time: loss}, "without": {...}}``.
 
     Captions name every attribute; the difference to none says how much of the words the model uses.
     """
