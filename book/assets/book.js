@@ -23,6 +23,13 @@
     });
   }
 
+  // A folded cell says "Show code cell source", and would be read out as "Toggle hidden content".
+  function nameFolds() {
+    document.querySelectorAll("details > summary[aria-label]").forEach(function (s) {
+      if (s.textContent.trim()) s.removeAttribute("aria-label");
+    });
+  }
+
   // docutils calls a bibliography a list, but its entries are no list items.
   function mendBibliography() {
     document.querySelectorAll(".citation-list[role=list]").forEach(function (list) {
@@ -59,6 +66,7 @@
 
   document.addEventListener("DOMContentLoaded", function () {
     nameThemeButtons();
+    nameFolds();
     mendBibliography();
     bridgeMathJax();
     document.querySelectorAll(".cell_output").forEach(function (output) {
