@@ -159,6 +159,32 @@ def test_encoders_learn_to_pair(tmp_path):
     assert clip.contrast(a, a, 20.0) < 1e-3 < clip.contrast(a, a.roll(1, 0), 20.0)
 
 
+def test_truths_ask_only_what_is_told():
+    rng = data.random.Random(0)
+    one = [world.random_picture(rng, world.Character("bear", "orange"), "walking", "snow")]
+    pair = [world.random_group(rng, [world.Character.random(rng), world.Character.random(rng)])]
+    every, told = clip.truths([one, pair]), clip.truths([one], ["a bear walking in the snow"])
+    assert world.FUR and every["fur"].tolist() == [list(world.FUR).index("orange"), -100]
+    assert told["fur"].tolist() == [-100] and told["species"].tolist() == [world.SPECIES.index("bear")]
+    right = {"fur": torch.eye(64)[[1]]}
+    heads = torch.nn.ModuleDict({"fur": torch.nn.Linear(64, 8, bias=False)})
+    torch.nn.init.eye_(heads["fur"].weight)
+    assert clip.naming(heads, right["fur"], {"fur": every["fur"][:1]}) < 0.01
+
+
+def test_separations_find_words_that_say_the_same():
+    def prompts(texts, deaf=()):
+        words = [[w for w in t.split() if w not in deaf] for t in texts]
+        ids = [[data.zlib.crc32(w.encode()) % 997 for w in ws] + [0] * (12 - len(ws)) for ws in words]
+        states = torch.nn.functional.one_hot(torch.tensor(ids), 997).float()  # [B, 12, 997]
+        return states, states.sum(1)
+
+    hears = clip.separations(prompts)
+    assert set(hears) == set(clip.SENTENCE) and min(min(v) for v in hears.values()) > 0.1
+    deaf = clip.separations(lambda texts: prompts(texts, deaf=("cat", "rabbit")))
+    assert deaf["species"] == (0, 0) and deaf["fur"] == pytest.approx(hears["fur"])
+
+
 def test_judge_learns(tmp_path, monkeypatch):
     monkeypatch.setattr(judge, "measure", lambda *a, **k: {})  # draws a thousand pictures
     _, run, _ = judge.train(steps=41, batch=16, pictures=32, folder=tmp_path)
@@ -171,20 +197,81 @@ def packed():
 
 
 def test_unet_trains_on_every_canvas_and_resumes(tmp_path, packed, monkeypatch):
-    kw = {"batch": 4, "pictures": 24, "pages": 4, "pages_from": 4, "channels": (16, 32), "folder": tmp_path}
+    kw = {"batch": 4, "pictures": 24, "pages": 4, "channels": (16, 32), "folder": tmp_path}
     plain, shapes, lates = unet.velocity_loss, set(), []
 
-    def spy(net, schedule, x, *rest, late):
+    def spy(net, schedule, x, *rest, late, weight):
         shapes.add(tuple(x.shape[2:]))
         lates.append(late)
-        return plain(net, schedule, x, *rest, late=late)
+        assert weight.shape == (len(x), 1, *x.shape[2:]) and late == (x.shape[2:] != (16, 16))
+        return plain(net, schedule, x, *rest, late=late, weight=weight)
 
     monkeypatch.setattr(unet, "velocity_loss", spy)
     net, run = unet.train(packed.vae[0], packed.prompts(), 0.23, steps=16, **kw)
     assert run.done == 16 and (16, 16) in shapes and (32, 32) in shapes and {(16, 32), (32, 16)} & shapes
-    assert any(lates) and not any(lates[:4])
+    assert any(lates) and not all(lates)
     again, _ = unet.train(packed.vae[0], packed.prompts(), 0.23, steps=16, **kw)
     assert len(lates) == 16 and same(state(net), state(again))
+
+
+def test_unet_begins_with_another_but_for_what_reads_text(packed, tmp_path):
+    torch.manual_seed(1)
+    other = unet.build((16, 32))
+    net, run = unet.train(
+        packed.vae[0],
+        packed.prompts(),
+        0.23,
+        steps=1,
+        batch=4,
+        pictures=24,
+        pages=4,
+        channels=(16, 32),
+        folder=tmp_path,
+        start=other,
+        began={"steps": 7},
+    )
+    theirs = other.state_dict()
+    far = {k: float((v - theirs[k]).abs().max()) for k, v in net.state_dict().items() if v.ndim > 1}
+    text = {k for k in far if any(t in k for t in unet.TEXT)}
+    assert len(text) == 2 * 7 + 1  # keys and values of seven attentions, and the pooled text
+    assert max(v for k, v in far.items() if k not in text) < 0.02 < min(far[k] for k in text)
+    assert run.began == {"steps": 7}
+    kept = Run("unet", unet.build((16, 32)), 1, lr=1, ema=0.9, folder=tmp_path)
+    assert kept.began == {"steps": 7}, "a resumed run must remember it"
+
+
+def test_a_further_run_tells_what_it_began_with():
+    told = command.began("unet")
+    assert told["steps"] > 0 and told["sha256"] and "log" not in told
+
+
+def test_mistakes_on_characters_count_more():
+    picture = world.random_picture(data.random.Random(3))
+    weight = unet.importance(picture)
+    assert weight.shape == (1, 16, 16) and set(weight.unique().tolist()) == {1, 2, 4}
+    assert (weight[:, 0] == 1).all(), "the sky is scenery"
+    empty = unet.importance(world.Picture("forest", (), 0))
+    assert (empty == 1).all()
+
+
+def test_weighted_loss_looks_where_the_weight_is():
+    schedule, x = unet.noise_schedule(), torch.zeros(64, 1, 1, 2)
+
+    def wrong_on_the_left(noisy, t, states, added_cond_kwargs):
+        kept = schedule.alphas_cumprod[t].view(-1, 1, 1, 1)
+        right = noisy / (1 - kept) ** 0.5 * kept**0.5  # the velocity of a picture that is all zero
+        right[..., 0] += 1
+        return type("Out", (), {"sample": right})
+
+    def loss(weight):
+        return float(
+            unet.velocity_loss(wrong_on_the_left, schedule, x, None, None, None, "cpu", weight=weight)
+        )
+
+    left = torch.tensor([3.0, 1.0]).view(1, 1, 1, 2).expand(64, 1, 1, 2)
+    assert loss(None) == pytest.approx(0.5, abs=0.02)
+    assert loss(torch.ones(64, 1, 1, 2)) == pytest.approx(0.5, abs=0.02)
+    assert loss(left) == pytest.approx(0.75, abs=0.02)
 
 
 def test_velocity_loss_is_zero_for_who_knows():
@@ -276,6 +363,7 @@ def test_shipped_parts_are_good_enough():
         (["unet", "--seed", "-1"], "0 or more"),
         (["net"], "invalid choice"),
         (["unet", "--size", "65"], "invalid choice"),
+        (["clip", "--again"], "begins with the packed U-Net"),
     ],
 )
 def test_command_line_mistakes(arguments, words, capsys):

@@ -24,14 +24,14 @@ from .common import machine
 
 PARTS = ("vae", "clip", "judge", "decoder", "unet", "pack")
 #: optimizer steps on a CPU; a GPU does ten times as many in a fraction of the time
-STEPS = {"vae": 1600, "clip": 1200, "judge": 1400, "decoder": 2400, "unet": 8000}
+STEPS = {"vae": 1600, "clip": 1200, "judge": 1400, "decoder": 2400, "unet": 9000}
 DATA = {
     "vae": "7,000 samples of StoryWorld (seeds train/0 ...): pictures of one or two characters, comic strips",
     "decoder": "the same as vae, encoder frozen",
     "clip": "12,000 captioned pictures (seeds train/0 ...)",
     "judge": "16,000 pictures of one character (seeds judge/0 ...), which no other part sees",
-    "unet": "16,000 captioned samples (seeds train/0 ...), half of them comic strips of two panels; "
-    "from step 3,427 on also 3,000 pages of four panels",
+    "unet": "16,000 captioned samples (seeds train/0 ...), half of them comic strips of two panels, "
+    "and 3,000 pages of four panels",
 }
 
 
@@ -49,6 +49,7 @@ def card(part, run, batch, heldout, seed, files=()):
         "torch": torch.__version__.split("+")[0],
         "heldout": heldout,
         "log": log,
+        **({"began": run.began} if run.began else {}),
         "sha256": {
             f.name if f.parent == weights.DATA else f.relative_to(weights.DATA).as_posix(): weights.sha256(f)
             for f in files
@@ -58,6 +59,13 @@ def card(part, run, batch, heldout, seed, files=()):
         weights.DATA / "cards" / f"{part}.json", lambda to: to.write_text(json.dumps(text, indent=1))
     )
     print(f"{part}: {run.done} steps in {run.seconds:.0f} s; held out: {heldout}")
+
+
+def began(part):
+    """What the card of a part says of the weights that a further run begins with."""
+    text = json.loads((weights.DATA / "cards" / f"{part}.json").read_text())
+    kept = ("data", "steps", "batch", "seed", "seconds", "machine", "heldout", "sha256", "began")
+    return {k: text[k] for k in kept if k in text}
 
 
 def rounded(x):
@@ -78,9 +86,9 @@ class Parts:
     packed weights, as ``(model, None, what their card says)``.
     """
 
-    def __init__(self, size, device, seed, folder, steps, fresh=tuple(STEPS)):
+    def __init__(self, size, device, seed, folder, steps, fresh=tuple(STEPS), again=False):
         self.size, self.device, self.seed, self.folder, self.steps = size, device, seed, folder, steps
-        self.fresh = fresh
+        self.fresh, self.again = fresh, again
         self.common = {"size": size, "device": device, "seed": seed, "folder": folder}
         self.got = {}
 
@@ -157,7 +165,8 @@ class Parts:
 
     def _unet(self):
         model, prompts, scale = self.vae[0], self.prompts(), 1 / self.vae[2]["latent_std"]
-        net, run = unet.train(model, prompts, scale, self.steps["unet"], **self.common)
+        more = {"start": self.packed("unet")[0], "began": began("unet")} if self.again else {}
+        net, run = unet.train(model, prompts, scale, self.steps["unet"], **more, **self.common)
         return net, run, {"loss": unet.measure(net, model, prompts, scale, self.size, self.device)}
 
     def prompts(self):
@@ -251,12 +260,19 @@ def main(argv=None):
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    p.add_argument(
+        "--again",
+        action="store_true",
+        help="of unet: begin with the packed weights instead of with nothing; the card tells",
+    )
     p.add_argument("--folder", default="checkpoints", help="where checkpoints and drawn pictures are kept")
     a = p.parse_args(argv)
     if a.steps is not None and a.steps < 1:
         p.error(f"--steps is {a.steps}; it must be at least 1")
     if a.seed < 0:
         p.error(f"--seed is {a.seed}; it must be 0 or more")
+    if a.again and a.part != "unet":
+        p.error(f"--again begins with the packed U-Net; it says nothing about {a.part}")
     if a.threads:
         torch.set_num_threads(a.threads)
     steps = dict(STEPS)
@@ -266,7 +282,7 @@ def main(argv=None):
     if a.steps:
         steps[a.part] = a.steps
     fresh = tuple(STEPS) if a.part == "all" else (a.part,)
-    parts = Parts(a.size, a.device, a.seed, a.folder, steps, fresh)
+    parts = Parts(a.size, a.device, a.seed, a.folder, steps, fresh, a.again)
     if a.part in ("pack", "all"):
         pack(parts)
     else:

@@ -100,6 +100,8 @@ class Run:
         Decay of the running average of the weights that `averaged` returns (0: none).
     save_every : float
         Seconds between checkpoints.
+    began : dict, optional
+        What is known of the weights that the model began with, for its card.
     """
 
     def __init__(
@@ -116,7 +118,7 @@ class Run:
         seed=0,
         folder="checkpoints",
         save_every=120,
-        extra=None,
+        began=None,
     ):
         self.name, self.model, self.total, self.warmup, self.cooldown, self.seed = (
             name,
@@ -130,7 +132,7 @@ class Run:
         self.optimizer = Optimizer(model.named_parameters(), lr, muon_lr, muon)
         self.ema_decay, self.save_every = ema, save_every
         self.ema = {n: p.detach().clone() for n, p in model.named_parameters()} if ema else {}
-        self.done, self.seconds, self.log = 0, 0.0, []
+        self.done, self.seconds, self.log, self.began = 0, 0.0, [], began
         if self.path.exists():
             self._load()
 
@@ -184,7 +186,7 @@ class Run:
         tensors |= {f"ema.{k}": v for k, v in self.ema.items()}
         tensors |= {f"opt.{n}.{k}": v for n, s in self.optimizer.state.items() for k, v in s.items()}
         tensors = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
-        meta = {"done": self.done, "seconds": self.seconds, "log": self.log}
+        meta = {"done": self.done, "seconds": self.seconds, "log": self.log, "began": self.began}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
         save_file(tensors, part, {"run": json.dumps(meta)})
@@ -201,6 +203,7 @@ class Run:
                 for k in s:
                     s[k].copy_(get(f"opt.{n}.{k}"))
         self.done, self.seconds, self.log = meta["done"], meta["seconds"], meta["log"]
+        self.began = meta.get("began")
         self.optimizer.count = self.done
 
 

@@ -2,10 +2,11 @@
 
 As SDXL: text from two encoders, pooled text and picture sizes added to the time embedding
 (``text_time``), several canvases (square pictures; comic strips of two panels, side by side or one above
-the other; later in the run also pages of two by two panels), captions dropped for classifier-free
-guidance. Deviations: latents of 16 x 16, a cosine noise schedule instead of ``scaled_linear`` (small
-pictures are destroyed by less noise), v-prediction with an unweighted loss (Salimans & Ho 2202.00512),
-and canvases of several panels see high noise more often: that is where the looks are decided.
+the other; pages of two by two panels), captions dropped for classifier-free guidance. Deviations: latents
+of 16 x 16, a cosine noise schedule instead of ``scaled_linear`` (small pictures are destroyed by less
+noise), v-prediction (Salimans & Ho 2202.00512), canvases of several panels see high noise more often,
+because that is where the looks are decided, and a mistake on a character counts more than one on the
+scenery (`importance`): a hat is a hundredth of a picture, and half of what a reader looks at.
 
 Nothing here knows of consistent self-attention. What prepares for it is in the data: strips and pages, in
 which plain self-attention must carry the looks of a character from one panel into the other.
@@ -19,6 +20,7 @@ import random
 import zlib
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
@@ -32,6 +34,8 @@ from .clip import ids_of
 from .common import Run, autocast
 
 CHANNELS = (80, 160)
+#: what reads the text encoders in a U-Net: parts of parameter names
+TEXT = ("attn2.to_k", "attn2.to_v", "add_embedding.linear_1")
 
 
 def build(channels=CHANNELS, text_dim=96, pooled_dim=64) -> UNet2DConditionModel:
@@ -125,17 +129,40 @@ def time_ids(height, width):
     return [height, width, 0, 0, height, width]
 
 
-def velocity_loss(unet, schedule, x, states, pooled, ids, device, late=False):
+def importance(picture, cells=16):
+    """How much a mistake counts in each cell of a picture, uint8 [1, cells, cells]: 1 for scenery, 2 for a
+    character, 4 for its accessory.
+    """
+    weight = np.ones((64, 64), np.uint8)
+    for name, mask in world.masks(picture, 64).items():
+        if name[0].isdigit():
+            weight[mask] = 4 if name.endswith("accessory") else 2
+    side = 64 // cells
+    return torch.from_numpy(weight).view(1, cells, side, cells, side).amax((2, 4))
+
+
+def importances(samples, folder):
+    """`importance` of every picture [pictures, 1, 16, 16], kept in ``folder`` like the latents."""
+    path = Path(folder) / f"importance-{zlib.crc32(repr(samples).encode()):08x}.safetensors"
+    if not path.exists():
+        every = [importance(p) for s in tqdm(samples, desc="masks", mininterval=10) for p in s]
+        atomic_save(path, lambda to: save_file({"importance": torch.stack(every)}, to))
+    return load_file(path)["importance"]
+
+
+def velocity_loss(unet, schedule, x, states, pooled, ids, device, late=False, weight=None):
     """Mean squared error of the velocity at random times (2202.00512, section 4); x [B, 4, h, w].
 
     Times are uniform, or with ``late`` the later of two uniform ones, so that high noise comes more often.
+    ``weight`` [B, 1, h, w] says how much each place counts.
     """
     noise = torch.randn_like(x)
     t = torch.randint(0, schedule.config.num_train_timesteps, (1 + late, len(x)), device=device).amax(0)
     noisy, target = schedule.add_noise(x, noise, t), schedule.get_velocity(x, noise, t)
     with autocast(device):
         v = unet(noisy, t, states, added_cond_kwargs={"text_embeds": pooled, "time_ids": ids}).sample
-    return (v.float() - target).square().mean()
+    error = (v.float() - target).square()
+    return error.mean() if weight is None else (error * weight).mean() / weight.mean()
 
 
 @torch.no_grad()
@@ -183,46 +210,54 @@ def train(
     device="cpu",
     pictures=16000,
     strips=True,
-    pages_from=3427,
     pages=3000,
     channels=CHANNELS,
     folder="checkpoints",
     name="unet",
     save_every=180,
-    cooldown=0.36,
+    cooldown=0.6,
+    start=None,
+    began=None,
     peek=None,
 ):
     """Train on latents of ``vae`` (times ``scale``), and return ``(unet, run)``.
 
-    Half of the steps see ``batch`` single pictures, half ``batch / 2`` strips (the same number of tokens).
-    From step ``pages_from`` on it is a third each, with ``batch / 4`` pages of four panels.
+    A third of the steps see ``batch`` single pictures, a third ``batch / 2`` strips, a third ``batch / 4``
+    pages of four panels: the same number of tokens.  ``start`` is a U-Net to begin with, ``began`` what its
+    card says of it; the layers that read text (`TEXT`) begin anew, since the encoders may have changed.
     ``peek(unet, step)`` is called every 500 steps with the averaged weights.
     """
     torch.manual_seed(seed)
     unet = build(channels).to(device)
+    if start is not None:
+        known = {k: v for k, v in start.state_dict().items() if not any(t in k for t in TEXT)}
+        unet.load_state_dict(known, strict=False)
     unet.set_attn_processor(AttnProcessor())  # plain matrix products: on CPUs faster in the backward pass
     run = Run(
         name,
         unet,
         steps,
         lr=1e-3,
-        muon_lr=0.01,
+        muon_lr=0.006,
         ema=0.999,
         warmup=100,
         seed=seed,
         folder=folder,
         cooldown=cooldown,
         save_every=save_every,
+        began=began,
     )
     mix = data.MIX if strips else {"single": 0.85, "pair": 0.12, "empty": 0.03}
     samples, pixels = data.pool("train", pictures, size, mix, folder)
     latents, starts = latent_pool(vae.to(device), samples, pixels, device, folder)
     del pixels
     latents = (latents.float() * scale).half()
-    if strips and steps > pages_from:
+    weights = importances(samples, folder)
+    if strips:
         four, pixels = data.pool("train", pages, size, {"page": 1}, folder)
         quarters = (latent_pool(vae, four, pixels, device, folder)[0].float() * scale).half()
         quarters = quarters.unflatten(0, (pages, 4))  # [pages, 4, 4, 16, 16]
+        heavy = importances(four, folder).unflatten(0, (pages, 4))
         del pixels
     wide = [i for i, s in enumerate(samples) if len(s) == 2]
     square = [i for i, s in enumerate(samples) if len(s) == 1]
@@ -231,21 +266,25 @@ def train(
     for i in run.steps():
         rng = random.Random(f"unet/{seed}/{i}")
         dice, several = rng.random(), bool(wide)
-        if several and i >= pages_from and dice < 1 / 3:
+        if several and dice < 1 / 3:
             picks = rng.choices(range(pages), k=batch // 4)
             some = [four[j] for j in picks]
-            x = quarters[picks]  # [B, 4, 4, 16, 16]
-            x = torch.cat([torch.cat([x[:, 0], x[:, 1]], 3), torch.cat([x[:, 2], x[:, 3]], 3)], 2)
-        elif several and dice < (2 / 3 if i >= pages_from else 1 / 2):
+            x, weight = (
+                torch.cat([torch.cat([q[:, 0], q[:, 1]], 3), torch.cat([q[:, 2], q[:, 3]], 3)], 2)
+                for q in (quarters[picks], heavy[picks])  # [B, 4, 4, 16, 16], [B, 4, 1, 16, 16]
+            )
+        elif several and dice < 2 / 3:
             picks = rng.choices(wide, k=batch // 2)
             some = [samples[j] for j in picks]
-            both = latents[[starts[j] for j in picks]], latents[[starts[j] + 1 for j in picks]]
-            x = torch.cat(both, 2 if rng.random() < 0.25 else 3)
+            first = torch.tensor([starts[j] for j in picks])
+            side = 2 if rng.random() < 0.25 else 3
+            x, weight = (torch.cat([q[first], q[first + 1]], side) for q in (latents, weights))
         else:
             several = False
             picks = rng.choices(square, k=batch)
             some = [samples[j] for j in picks]
-            x = latents[[starts[j] for j in picks]]
+            first = [starts[j] for j in picks]
+            x, weight = latents[first], weights[first]
         # a comic is told its canvas or the size of one panel: panels drawn one by one have that size too
         canvas = time_ids(x.shape[2] * size // 16, x.shape[3] * size // 16)
         ids = [canvas if not several or rng.random() < 0.5 else time_ids(size, size) for _ in some]
@@ -258,7 +297,8 @@ def train(
             pooled,
             torch.tensor(ids, device=device, dtype=torch.float32),
             device,
-            late=several and i >= pages_from,
+            late=several,
+            weight=weight.float().to(device),
         )
         run.update(loss, i)
         if peek and i and i % 500 == 0:
