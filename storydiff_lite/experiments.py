@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import json
 import math
 import random
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,8 +26,6 @@ from . import weights, world
 from .judge import FREE, StoryJudge, agreement, faithfulness
 
 RESULTS = Path(__file__).parent.parent / "book" / "results"
-#: files whose change makes a record stale
-CODE = ("attention.py", "guidance.py", "pipeline.py", "judge.py", "experiments.py")
 
 
 def story(i: int, panels: int = 4) -> list[str]:
@@ -98,10 +99,10 @@ def mean_and_interval(values) -> tuple[float, float, float]:
     return m, m - half, m + half
 
 
-def summary(rows):
+def summary(rows, kinds=("agreement", "fidelity")):
     """``{"agreement": (mean, low, high), "fidelity": ..., each attribute}`` of rows of `measure`."""
     out = {}
-    for kind in ("agreement", "fidelity"):
+    for kind in kinds:
         for key in rows[0][kind]:
             name = kind if key == "mean" else f"{kind}.{key}"
             out[name] = [
@@ -110,13 +111,17 @@ def summary(rows):
     return out
 
 
-def fingerprint() -> dict[str, str]:
+def fingerprint(name: str = "consistency") -> dict[str, str]:
     """SHA-256 of the code and of the weights that a record measures."""
-    here = Path(__file__).parent
-    code = hashlib.sha256(b"".join((here / f).read_bytes() for f in CODE)).hexdigest()
+    here, what = Path(__file__).parent, EXPERIMENTS[name]
+    parts = [(here / f).read_text(encoding="utf-8") for f in what.files]
+    parts += [inspect.getsource(f) for f in (*what.functions, what.run)]
     manifest = json.loads((weights.DATA / weights.MANIFEST).read_text())
-    models = {k: v for k, v in manifest.items() if k.split("/")[0] in ("micro", "judge")}
-    return {"code": code, "weights": hashlib.sha256(json.dumps(models, sort_keys=True).encode()).hexdigest()}
+    models = {k: v for k, v in manifest.items() if k.split("/")[0] in what.weights}
+    return {
+        "code": hashlib.sha256("".join(parts).encode()).hexdigest(),
+        "weights": hashlib.sha256(json.dumps(models, sort_keys=True).encode()).hexdigest(),
+    }
 
 
 def load(name: str) -> dict:
@@ -146,7 +151,7 @@ def consistency(stories=100, device="cpu", only=None):
         "machine": machine(),
         "torch": torch.__version__.split("+")[0],
     }
-    record |= fingerprint() | {"settings": settings(), "summary": {}, "seconds": {}, "rows": {}}
+    record |= fingerprint("consistency") | {"settings": settings(), "summary": {}, "seconds": {}, "rows": {}}
     for name, setting in tqdm(settings().items(), desc="settings"):
         if only and name not in only:
             continue
@@ -164,7 +169,152 @@ def consistency(stories=100, device="cpu", only=None):
     return record
 
 
-EXPERIMENTS = {"consistency": consistency}
+# --------------------------------------------------------------------------------------------- identity
+
+
+def people(n: int = 100) -> list[list[world.Picture]]:
+    """Albums of ``n`` characters that the identity encoder never saw: four pictures to refer to, and a fifth
+    whose action and scene the prompt names.
+    """
+    from .training.identity import withheld
+
+    found, i = [], 0
+    while len(found) < n:
+        rng = random.Random(f"person/{i}")
+        who, i = world.Character.random(rng), i + 1
+        if withheld(who):
+            found.append(world.random_strip(rng, 5, who))
+    return found
+
+
+def identity_settings() -> dict[str, dict]:
+    """Name -> number of reference pictures, whose they are, and when they come in."""
+    out = {"text only": {"references": 0}}
+    out |= {f"{n} picture{'s' * (n > 1)}": {"references": n} for n in (1, 2, 4)}
+    for share in (0.0, 0.4, 0.6, 0.8):  # 0.2 is the default, and stands above
+        out[f"4 pictures, after {share:.0%}"] = {"references": 4, "start_merge_step": share}
+    out["2 pictures of each of two"] = {"references": 4, "others": 2}
+    out["4 pictures of another species"] = {"references": 4, "others": 4}
+    return out
+
+
+def measure_identity(pipe, judge, albums, references, others=0, size=64, batch_size=16, **settings):
+    """One row per identity: agreement of the free attributes with the character of the reference pictures.
+
+    Parameters
+    ----------
+    albums : list of lists of five pictures
+        As of `people`.
+    references : int
+        Pictures of the character that are given, 0 to 4 (0: the prompt alone).
+    others : int
+        How many of these are, instead, of the next character of another species.
+    **settings
+        Of the pipeline call.
+
+    Returns
+    -------
+    list of dict
+        ``agreement`` with the character of the (first) pictures, ``other``: with the one of the others,
+        ``fidelity`` to the prompt.
+    """
+    stories, images, first, second = [], [], [], []
+    for i, album in enumerate(albums):
+        own, target = album[0].actors[0].character, album[4].actors[0]
+        after = albums[i + 1 :] + albums[:i]
+        other = next((a for a in after if a[0].actors[0].character.species != own.species), album)
+        mark = " img" if references else ""
+        stories.append(
+            [f"a {own.species}{mark} {world.ACTIONS[target.action]} {world.SCENES[album[4].scene]}"]
+        )
+        shown = album[: references - others] + other[:others]
+        images.append([world.render(p, size) for p in shown] or None)
+        first.append(world.labels(shown[0] if shown else album[0]))
+        second.append(world.labels(other[0]))
+    rows, told = (
+        [],
+        pipe.tell_many(
+            stories,
+            range(len(stories)),
+            batch_size=batch_size,
+            id_images=images,
+            consistency=0,
+            output_type="pt",
+            **settings,
+        ),
+    )
+    for i, story_ in enumerate(told):
+        read = judge.names(story_.images)[0]
+        pairs = (("agreement", first[i]), ("other", second[i]))
+        row = {what: {k: float(read[k] == truth[k]) for k in FREE} for what, truth in pairs}
+        for d in row.values():
+            d["mean"] = sum(d.values()) / len(d)
+        row["fidelity"] = faithfulness([read], [stories[i][0].replace(" img", "")])
+        rows.append({"seed": i} | {k: _short(v) for k, v in row.items()})
+    return rows
+
+
+def identity(stories=100, device="cpu", only=None):
+    """One picture of each of many unseen identities under every setting of `identity_settings`."""
+    from .pipeline import StoryPipeline
+    from .training.common import machine
+
+    pipe = StoryPipeline.from_pretrained("micro").to(device).load_identity("micro")
+    pipe.set_progress_bar_config(disable=True)
+    judge, albums = StoryJudge.load(device=device), people(stories)
+    record = {
+        "experiment": "identity",
+        "stories": stories,
+        "seeds": f"0..{stories - 1}",
+        "panels": 1,
+        "machine": machine(),
+        "torch": torch.__version__.split("+")[0],
+    }
+    record |= fingerprint("identity") | {
+        "settings": identity_settings(),
+        "summary": {},
+        "seconds": {},
+        "rows": {},
+    }
+    for name, setting in tqdm(identity_settings().items(), desc="settings"):
+        if only and name not in only:
+            continue
+        start = time.time()
+        rows = measure_identity(pipe, judge, albums, **setting)
+        record["rows"][name] = [{"seed": r["seed"]} | {k: r[k]["mean"] for k in _KINDS} for r in rows]
+        record["summary"][name] = summary(rows, _KINDS)
+        record["seconds"][name] = round(time.time() - start, 1)
+        tqdm.write(f"{name:32s} {[(k, record['summary'][name][k][0]) for k in _KINDS]}")
+    return record
+
+
+_KINDS = ("agreement", "other", "fidelity")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What makes a record, and what its numbers depend on: files, functions of this file, weights."""
+
+    run: Callable
+    files: tuple
+    functions: tuple
+    weights: tuple
+
+
+EXPERIMENTS = {
+    "consistency": Experiment(
+        consistency,
+        ("attention.py", "guidance.py", "pipeline.py", "judge.py"),
+        (story, settings, measure),
+        ("micro", "judge"),
+    ),
+    "identity": Experiment(
+        identity,
+        ("identity.py", "tokens.py", "guidance.py", "pipeline.py", "judge.py"),
+        (people, identity_settings, measure_identity),
+        ("micro", "judge", "identity"),
+    ),
+}
 
 
 def main(argv=None):
@@ -176,7 +326,7 @@ def main(argv=None):
     if a.stories < 2:
         p.error(f"--stories is {a.stories}; an interval needs at least 2")
     for name in EXPERIMENTS if a.name == "all" else (a.name,):
-        record = EXPERIMENTS[name](a.stories, a.device)
+        record = EXPERIMENTS[name].run(a.stories, a.device)
         weights.atomic_save(
             RESULTS / f"{name}.json", lambda to, record=record: to.write_text(json.dumps(record, indent=1))
         )

@@ -224,6 +224,59 @@ def grid(rows, row_labels=None, column_labels=None, size: int = 96, gap: int = 5
     return page
 
 
+#: how a chip of each kind is drawn: outline, its width, paper
+CHIPS = {
+    "text": (INK, 1, (246, 244, 240)),
+    "special": (MUTED, 1, (228, 226, 232)),
+    "padding": ((150, 146, 156), 1, (250, 250, 250)),
+    "class": ((0, 114, 178), 3, (222, 238, 250)),
+    "trigger": ((213, 94, 0), 3, (253, 233, 220)),
+    "fused": ((0, 130, 96), 3, (218, 244, 234)),
+}
+
+
+def chips(rows, width: int = 760) -> Image.Image:
+    """Tokens as chips, row by row; long rows wrap.
+
+    Parameters
+    ----------
+    rows : list of (name, tokens)
+        Tokens are ``(text, below, kind)``: what the chip says, what stands in small letters below it (an id,
+        or ``""``), and a kind of `CHIPS`.
+    width : int
+        Pixels.
+
+    Returns
+    -------
+    PIL.Image.Image
+    """
+    face, small, bold = font(13), font(10), font(12, bold=True)
+    plan, y = [], 6
+    for name, tokens in rows:
+        plan.append(("name", 4, y, name, "", ""))
+        x, y = 4, y + 20
+        for text, below, kind in tokens:
+            if kind not in CHIPS:
+                raise ValueError(f"There is no chip of kind {kind!r}: use one of {', '.join(CHIPS)}.")
+            wide = round(max(face.getlength(text), small.getlength(str(below))) + 14)
+            if x + wide > width and x > 4:
+                x, y = 4, y + 42
+            plan.append((kind, x, y, text, str(below), wide))
+            x += wide + 5
+        y += 48
+    page = Image.new("RGB", (width, y), PAPER)
+    pen = ImageDraw.Draw(page)
+    for kind, x, y, text, below, wide in plan:
+        if kind == "name":
+            pen.text((x, y), text, INK, bold)
+            continue
+        line, thick, paper = CHIPS[kind]
+        pen.rounded_rectangle((x, y, x + wide, y + 36), 6, paper, line, thick)
+        pen.text((x + wide / 2, y + (4 if below else 10)), text, INK, face, anchor="ma")
+        pen.text((x + wide / 2, y + 21), below, MUTED, small, anchor="ma")
+    return page
+
+
 @contextmanager
 def style(**changes):
     """matplotlib's settings for this book, for the figures made inside the ``with``."""

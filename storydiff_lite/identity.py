@@ -183,3 +183,33 @@ class IDEncoder(CLIPVisionModelWithProjection):
                 f"{list(id_pixel_values.shape)}."
             )
         return self.fuse_module(prompt_embeds, self.embed(id_pixel_values), class_tokens_mask)
+
+
+def attach(folder, unet):
+    """Load an `IDEncoder` for this U-Net.
+
+    Parameters
+    ----------
+    folder : str or Path
+        What ``IDEncoder.save_pretrained`` wrote.
+    unet : UNet2DConditionModel
+
+    Returns
+    -------
+    IDEncoder
+        In the U-Net's precision and on its device, for inference.
+
+    Raises
+    ------
+    ValueError
+        The encoder's tokens are not as wide as what the U-Net reads.
+    """
+    encoder = IDEncoder.from_pretrained(folder, local_files_only=True, dtype=unet.dtype)
+    encoder = encoder.eval().to(unet.device)
+    width, wanted = encoder.fuse_module.layer_norm.normalized_shape[0], unet.config.cross_attention_dim
+    if width != wanted:
+        raise ValueError(
+            f"The identity encoder makes tokens of {width} numbers and this U-Net reads {wanted}: they "
+            "belong to different models."
+        )
+    return encoder

@@ -6,18 +6,31 @@ import math
 import numbers
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionXLPipeline
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import retrieve_timesteps
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from transformers import CLIPImageProcessorPil
 
 from . import weights
 from .attention import SamplingSchedule, Sharing, self_attention_layers, stable_random
 from .guidance import guide, rescale
+from .identity import attach
 from .story import as_panels
-from .tokens import fit_caption
+from .tokens import (
+    MAX_LENGTH,
+    TRIGGER_ID,
+    TriggerWordError,
+    drop_trigger,
+    expand_class_token,
+    fit_caption,
+    load_tokenizer,
+)
 
 
 @dataclass
@@ -40,12 +53,37 @@ class StoryOutput(BaseOutput):
     seed: int = 0
 
 
+@dataclass
+class IdentityPrompt:
+    """A prompt whose class token waits for an identity, and its text-only twin.
+
+    Parameters
+    ----------
+    prompt_embeds : Tensor [1, 77, D]
+        States of both text encoders, the class token repeated once per reference picture.
+    class_tokens_mask : bool Tensor [1, 77]
+        Where it stands.
+    pooled : Tensor [1, P]
+        Pooled output of the second text encoder.
+    text_embeds, text_pooled : Tensor [1, 77, D], [1, P]
+        The same of the prompt without its trigger word.
+    """
+
+    prompt_embeds: torch.Tensor
+    class_tokens_mask: torch.Tensor
+    pooled: torch.Tensor
+    text_embeds: torch.Tensor
+    text_pooled: torch.Tensor
+
+
 class StoryPipeline(StableDiffusionXLPipeline):
     """Tells stories with any SDXL weights.
 
     ``StoryPipeline.from_pretrained("micro")(["a bear reads", "a bear sleeps"]).images``. The same parts,
     loading and saving as diffusers' ``StableDiffusionXLPipeline``; what differs is the call.
     """
+
+    id_encoder, trigger_word = None, "img"  # see `load_identity`
 
     @classmethod
     def from_pretrained(cls, name="micro", **kwargs):
@@ -105,16 +143,19 @@ class StoryPipeline(StableDiffusionXLPipeline):
         ----------
         story : str, or list of str and Panel
             A story text with one panel a line (``prompt # caption``), or the panels: F of them.
-        id_images : list of PIL.Image, optional
-            Pictures of the person the story is about; needs weights with an identity encoder.
+        id_images : PIL.Image or list of PIL.Image, optional
+            Pictures of the person the story is about; needs an identity encoder (`load_identity`).  Panels
+            that show the person say so with the trigger word after a noun: ``"a man img reads"``.
         consistency : float
             0 to 1: the fraction of each panel's tokens that the other panels read in self-attention. 0: plain
             sampling.
         window : int, optional
             Panels in a sliding window (Algorithm 1), at least 1; ``None``: every panel reads every other.
-        start_merge_step : int, optional
-            Delayed conditioning: the first steps that see the text only. Has a meaning with ``id_images``
-            alone.
+        start_merge_step : int or float, optional
+            Delayed conditioning, as released: the steps up to and including this one (counted from 0) read
+            the text alone, the later ones the identity too; -1: all read the identity.  A float from 0.0 to
+            1.0 is the share of the steps that read the text alone.  0.2 by default, about the released 10 of
+            50.  Without ``id_images`` it changes nothing.
         num_inference_steps : int
             Denoising steps, at least 1.
         guidance_scale : float
@@ -172,6 +213,7 @@ class StoryPipeline(StableDiffusionXLPipeline):
         settings = dict(locals())
         for name in ("self", "story", "seed", "return_dict"):
             settings.pop(name)
+        settings["id_images"] = [id_images]
         output = self._tell([as_panels(story)], [_seed(seed)], **settings)[0]
         return output if return_dict else (output.images,)
 
@@ -187,7 +229,8 @@ class StoryPipeline(StableDiffusionXLPipeline):
         batch_size : int
             Stories in a U-Net call.
         **settings
-            As of a call, but ``story`` and ``seed``.
+            As of a call, but ``story`` and ``seed``; ``id_images`` holds one list of pictures (or None) per
+            story.
 
         Returns
         -------
@@ -209,12 +252,24 @@ class StoryPipeline(StableDiffusionXLPipeline):
         bound = inspect.signature(self.__call__).bind(None, **settings)
         bound.apply_defaults()
         settings = {k: v for k, v in bound.arguments.items() if k not in ("story", "seed", "return_dict")}
+        people = settings.pop("id_images")
+        people = [None] * len(stories) if people is None else list(people)
+        if len(people) != len(stories):
+            raise ValueError(
+                f"There are {len(stories)} stories and id_images for {len(people)}: give a list of pictures, "
+                "or None, for each story."
+            )
 
         outputs = [None] * len(stories)
         for panels in sorted({len(s) for s in stories}):
             same = [i for i, s in enumerate(stories) if len(s) == panels]
             for batch in (same[i : i + batch_size] for i in range(0, len(same), batch_size)):
-                told = self._tell([stories[i] for i in batch], [seeds[i] for i in batch], **settings)
+                told = self._tell(
+                    [stories[i] for i in batch],
+                    [seeds[i] for i in batch],
+                    id_images=[people[i] for i in batch],
+                    **settings,
+                )
                 for i, output in zip(batch, told, strict=True):
                     outputs[i] = output
         return outputs
@@ -252,9 +307,9 @@ class StoryPipeline(StableDiffusionXLPipeline):
     ):
         """S stories of F panels each: B = S * F pictures in one batch, story by story."""
         height, width = self._size(height, width)
+        id_images = [self._people(images) for images in id_images]  # per story: list of pictures, or None
+        merge = self._merge(start_merge_step, num_inference_steps)
         self._check(
-            id_images,
-            start_merge_step,
             consistency,
             window,
             num_inference_steps,
@@ -274,7 +329,14 @@ class StoryPipeline(StableDiffusionXLPipeline):
         # what the U-Net is told: text tokens, pooled text, sizes; unconditional half first
         negatives = [p.negative_prompt if p.negative_prompt is not None else negative_prompt for p in panels]
         prompts = [p.prompt for p in panels]
+        who = []  # for each panel: what it reads once the identity comes in, or None
+        for story, images in zip(stories, id_images, strict=True):
+            who += self._identities([p.prompt for p in story], images)
+        prompts = [p if w is None else "" for p, w in zip(prompts, who, strict=True)]
         prompt_embeds, add_text_embeds = self._encode(prompts, device)  # [B, 77, D], [B, P]
+        for j, w in enumerate(who):  # text alone, at first
+            if w is not None:
+                prompt_embeds[j], add_text_embeds[j] = w.text_embeds[0], w.text_pooled[0]
         sizes = original_size or (height, width), crops_coords_top_left, target_size or (height, width)
         add_time_ids = self._get_add_time_ids(
             *sizes,
@@ -309,6 +371,8 @@ class StoryPipeline(StableDiffusionXLPipeline):
                 if self.interrupt:
                     break
                 share.step = i
+                if i == merge and any(who):  # from here on the identity is read too
+                    prompt_embeds, add_text_embeds = self._merged(prompt_embeds, add_text_embeds, who)
                 x = torch.cat([latents] * 2) if two else latents  # [2B, 4, h, w]
                 added = {"text_embeds": add_text_embeds, "time_ids": add_time_ids}
                 pred = self.unet(
@@ -350,6 +414,147 @@ class StoryPipeline(StableDiffusionXLPipeline):
             for j, (story, seed) in enumerate(zip(stories, seeds, strict=True))
         ]
 
+    # ------------------------------------------------------------------------------------------ identity
+
+    def load_identity(self, name="micro", trigger_word="img"):
+        """Attach an identity encoder, so that `id_images` can be given.
+
+        Parameters
+        ----------
+        name : str or Path
+            ``"micro"`` (trained by this repository), or a folder that ``IDEncoder.save_pretrained`` wrote.
+        trigger_word : str
+            The word that, after a noun, stands for the pictures.
+
+        Returns
+        -------
+        StoryPipeline
+            This one.
+
+        Raises
+        ------
+        WeightsError
+            A file of the shipped weights is missing or not the one that was trained.
+        ValueError
+            The encoder's tokens are not as wide as this U-Net's text.
+        """
+        folder = weights.path("identity") if name == "micro" else Path(name)
+        with _no_loading_bars():
+            self.id_encoder, self.trigger_word = attach(folder, self.unet), trigger_word
+        return self
+
+    def _people(self, images):
+        """Reference pictures as a list, or None; whatever is no picture is told."""
+        if images is None:
+            return None
+        if self.id_encoder is None:
+            raise ValueError(
+                "id_images were given, but there is no identity encoder to read them with: call "
+                "load_identity() first, or leave id_images out and describe the person in the prompts."
+            )
+        images = list(images) if isinstance(images, (list, tuple)) else [images]
+        if not images:
+            raise ValueError("id_images is empty: give at least one picture of the person, or leave it out.")
+        for image in images:
+            if not isinstance(image, Image.Image):
+                raise TypeError(f"id_images must be PIL pictures, and one is a {type(image).__name__}.")
+        return [image.convert("RGB") for image in images]
+
+    def _merge(self, start, steps):
+        """The first step (counted from 0) that reads the identity."""
+        start = 0.2 if start is None else start
+        if isinstance(start, float):
+            _real("start_merge_step", start, 0, 1, "the share of the steps that read the text alone")
+            return round(start * steps)
+        return _whole("start_merge_step", start, -1) + 1
+
+    @torch.no_grad()
+    def _identities(self, prompts, images):
+        """For each prompt of a story an `IdentityPrompt` with the pictures fused in, or None where the prompt
+        has no trigger word.
+        """
+        if images is None:
+            return [None] * len(prompts)
+        embeds, who = self._embed_people(images), []  # [1, n, 1, D]
+        for prompt in prompts:
+            w = None
+            if TRIGGER_ID in _words(self.trigger_word)(prompt, verbose=False).input_ids:
+                w = self.encode_identity_prompt(prompt, len(images), self.trigger_word)
+                w.prompt_embeds = self.id_encoder.fuse_module(w.prompt_embeds, embeds, w.class_tokens_mask)
+            who.append(w)
+        if not any(who):
+            raise TriggerWordError(
+                f"There are id_images, but no panel names the person: write {self.trigger_word!r} after a "
+                f'noun, such as "a man {self.trigger_word} reading in the snow".'
+            )
+        return who
+
+    def _embed_people(self, images):
+        """Reference pictures -> embeddings [1, n, 1, D]."""
+        size = self.id_encoder.config.image_size
+        prepare = self.feature_extractor or CLIPImageProcessorPil(
+            size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+        )
+        pixels = prepare(images, return_tensors="pt").pixel_values[None]  # [1, n, 3, size, size]
+        self.id_encoder.to(self._execution_device)
+        return self.id_encoder.embed(pixels.to(self._execution_device, self.id_encoder.dtype))
+
+    def _merged(self, prompt_embeds, pooled, who):
+        """The conditional half of what the U-Net reads, with the identities in their places."""
+        prompt_embeds, pooled = prompt_embeds.clone(), pooled.clone()
+        first = len(prompt_embeds) - len(who)  # with guidance the unconditional half comes first
+        for j, w in enumerate(who):
+            if w is not None:
+                prompt_embeds[first + j], pooled[first + j] = w.prompt_embeds[0], w.pooled[0]
+        return prompt_embeds, pooled
+
+    @torch.no_grad()
+    def encode_identity_prompt(self, prompt, num_id_images, trigger_word="img"):
+        """Encode a prompt that names a person by a class noun and the trigger word after it.
+
+        Parameters
+        ----------
+        prompt : str
+            Such as ``"a man img, reading in the snow"``.
+        num_id_images : int
+            Reference pictures of the person, at least 1.
+        trigger_word : str
+
+        Returns
+        -------
+        IdentityPrompt
+
+        Raises
+        ------
+        TriggerWordError
+            No trigger word, more than one, or one that does not follow a noun.
+
+        Notes
+        -----
+        PhotoMaker (2312.04461), section 3.2; ``encode_prompt_with_trigger_word`` of its pipeline.
+        """
+        ids = _words(trigger_word)(prompt, verbose=False).input_ids  # [BOS, ..., noun, trigger, ..., EOS]
+        hole = -1  # each tokenizer has a padding of its own
+        fused, mask = expand_class_token(ids, TRIGGER_ID, num_id_images, MAX_LENGTH, hole)
+        plain = drop_trigger(ids, TRIGGER_ID, MAX_LENGTH, hole)
+
+        def filled(ids):
+            pads = self.tokenizer.pad_token_id, self.tokenizer_2.pad_token_id
+            return [[pad if i == hole else i for i in ids] for pad in pads]
+
+        prompt_embeds, pooled = self._encode_ids(*filled(fused))
+        text_embeds, text_pooled = self._encode_ids(*filled(plain))
+        mask = torch.tensor([mask], device=prompt_embeds.device)
+        return IdentityPrompt(prompt_embeds, mask, pooled, text_embeds, text_pooled)
+
+    def _encode_ids(self, ids, ids_2):
+        """Ids of both tokenizers [77] -> (states [1, 77, D], pooled [1, P])."""
+        states, device = [], self._execution_device
+        for encoder, i in ((self.text_encoder, ids), (self.text_encoder_2, ids_2)):
+            out = encoder(torch.tensor([i], device=device), output_hidden_states=True)
+            states.append(out.hidden_states[-2])
+        return torch.cat(states, -1), out.text_embeds
+
     # ------------------------------------------------------------------------------------------ its steps
 
     def _encode(self, texts, device):
@@ -357,6 +562,12 @@ class StoryPipeline(StableDiffusionXLPipeline):
         zeros = [t is None and self.config.force_zeros_for_empty_prompt for t in texts]
         texts = [t or "" for t in texts]
         different = list(dict.fromkeys(texts))
+        for text in different:
+            if TRIGGER_ID in self.tokenizer(text, verbose=False).input_ids:
+                raise TriggerWordError(
+                    f"The prompt {text!r} holds the trigger word, which stands for pictures of a person, and "
+                    "there are no id_images. Give them, or leave the word out."
+                )
         fitting = [fit_caption(self.tokenizer_2, fit_caption(self.tokenizer, text)) for text in different]
         embeds, _, pooled, _ = self.encode_prompt(fitting, device=device, do_classifier_free_guidance=False)
         rows = torch.tensor([different.index(t) for t in texts], device=embeds.device)
@@ -424,8 +635,6 @@ class StoryPipeline(StableDiffusionXLPipeline):
 
     def _check(
         self,
-        id_images,
-        start_merge_step,
         consistency,
         window,
         num_inference_steps,
@@ -436,14 +645,6 @@ class StoryPipeline(StableDiffusionXLPipeline):
         output_type,
         callback_inputs,
     ):
-        if id_images is not None:
-            raise ValueError(
-                "id_images were given, but these weights have no identity encoder to read them "
-                "with. Load weights that have one, or leave id_images out and describe the "
-                "person in the prompts."
-            )
-        if start_merge_step is not None:
-            _whole("start_merge_step", start_merge_step, 0)
         _real("consistency", consistency, 0, 1, "the fraction of a panel's tokens that the other panels read")
         _real("guidance_scale", guidance_scale, 0, math.inf, "how strongly the prompt pulls")
         _real("guidance_rescale", guidance_rescale, 0, 1, "how far guidance's overexposure is undone")
@@ -463,6 +664,10 @@ class StoryPipeline(StableDiffusionXLPipeline):
                 f"A step callback cannot get {', '.join(unknown)}; it can get "
                 f"{', '.join(self._callback_tensor_inputs)}."
             )
+
+
+#: a tokenizer is made once for each trigger word
+_words = lru_cache(maxsize=4)(load_tokenizer)
 
 
 def _whole(name, value, least):

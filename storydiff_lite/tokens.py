@@ -184,10 +184,7 @@ def expand_class_token(input_ids, trigger_id, num_id_images, max_length, pad_id)
         )
     if max_length < 1:
         raise ValueError(f"max_length is {max_length}: it must be at least 1 (CLIP's is {MAX_LENGTH}).")
-    if EOS_ID in ids:  # padding that came along: whatever follows EOS and is only padding
-        end = ids.index(EOS_ID)
-        if all(i in (EOS_ID, pad_id) for i in ids[end:]):
-            ids = ids[: end + 1]
+    ids = _without_padding(ids, pad_id)
 
     places = [i for i, t in enumerate(ids) if t == trigger_id]
     if not places:
@@ -233,6 +230,44 @@ def expand_class_token(input_ids, trigger_id, num_id_images, max_length, pad_id)
         ids = ids[:keep] + [EOS_ID] * ended  # EOS stays: CLIP pools there
     mask = [start <= i < start + n for i in range(max_length)]
     return ids + [pad_id] * (max_length - len(ids)), mask
+
+
+def drop_trigger(input_ids, trigger_id, max_length, pad_id):
+    """The text-only twin of a caption: the same ids without the trigger, cut or padded.
+
+    Delayed conditioning reads it in the first steps, so that the layout comes from the words alone.
+
+    Parameters
+    ----------
+    input_ids : list of int
+        As for `expand_class_token`.
+    trigger_id, max_length, pad_id : int
+        As for `expand_class_token`.
+
+    Returns
+    -------
+    list of int
+        ``max_length`` ids, EOS kept.
+
+    Notes
+    -----
+    PhotoMaker's released pipeline decodes the remaining ids to a string and tokenizes that again, which
+    gives the same ids for ordinary captions; here no string is made.
+    """
+    ids = _without_padding([int(i) for i in input_ids if int(i) != trigger_id], pad_id)
+    ended = bool(ids) and ids[-1] == EOS_ID
+    if len(ids) > max_length:
+        ids = ids[: max_length - ended] + [EOS_ID] * ended
+    return ids + [pad_id] * (max_length - len(ids))
+
+
+def _without_padding(ids, pad_id):
+    """The ids without what follows EOS, if that is only padding."""
+    if EOS_ID in ids:
+        end = ids.index(EOS_ID)
+        if all(i in (EOS_ID, pad_id) for i in ids[end:]):
+            return ids[: end + 1]
+    return ids
 
 
 # --------------------------------------------------------------------------------- captions that are too long

@@ -83,3 +83,50 @@ class ConsistencySlider(anywidget.AnyWidget):
             width=max(size[0] for row in drawn for _, size in row),
             index=index,
         )
+
+
+class TokenExplorer(anywidget.AnyWidget):
+    """A prompt as chips, before and after its class token was expanded.
+
+    On a page without a kernel the reader chooses among ``prompts``; with one, any prompt can be typed.
+
+    Parameters
+    ----------
+    prompts : list of str
+        Prompts to choose from.
+    explain : callable
+        ``explain(prompt, count) -> {"rows": [(name, [(text, id, kind), ...]), ...]}`` or ``{"error":
+        message}``; ``kind`` is ``"text"``, ``"special"``, ``"padding"``, ``"class"`` or ``"trigger"``.
+    counts : list of int
+        Numbers of reference pictures to choose from.
+
+    Raises
+    ------
+    ValueError
+        No prompts, or no counts.
+    """
+
+    _esm = _HERE / "token_explorer.js"
+    _css = _HERE / "token_explorer.css"
+    prompts = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    counts = traitlets.List(traitlets.Int()).tag(sync=True)
+    table = traitlets.List().tag(sync=True)  # [prompt]{count: view}
+    query = traitlets.Dict().tag(sync=True)
+    answer = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, prompts, explain, counts=(1, 2, 3, 4)):
+        prompts, counts = [str(p) for p in prompts], [int(n) for n in counts]
+        if not prompts or not counts:
+            raise ValueError("A token explorer needs at least one prompt and one number of pictures.")
+        table = [{str(n): explain(p, n) for n in counts} for p in prompts]
+        super().__init__(prompts=prompts, counts=counts, table=table)
+        self._explain = explain
+
+    @traitlets.observe("query")
+    def _asked(self, change):
+        asked = change["new"]
+        if "text" in asked:
+            view = self._explain(asked["text"], asked["count"])
+            self.answer = {"rows": [], **view, "alive": True, "asked": asked}
+        elif asked:
+            self.answer = {"alive": True}

@@ -28,7 +28,7 @@ def test_interval():
 @pytest.mark.parametrize("name", experiments.EXPERIMENTS)
 def test_record_is_fresh(name):
     record = experiments.load(name)
-    now = experiments.fingerprint()
+    now = experiments.fingerprint(name)
     for part in now:
         assert record[part] == now[part], (
             f"book/results/{name}.json measured other {part} than these: run `make experiments`, commit it."
@@ -60,3 +60,39 @@ def test_fingerprint_follows_the_weights(monkeypatch, tmp_path):
     monkeypatch.setattr(weights, "DATA", tmp_path)
     after = experiments.fingerprint()
     assert after["weights"] != before["weights"] and after["code"] == before["code"]
+
+
+# ------------------------------------------------------------------------------------------ identity
+def test_people_were_never_trained_on():
+    from storydiff_lite.training.identity import withheld
+
+    albums = experiments.people(12)
+    assert len(albums) == 12 and albums == experiments.people(12)
+    for album in albums:
+        assert len(album) == 5 and len({p.actors[0].character for p in album}) == 1
+        assert withheld(album[0].actors[0].character)
+        assert len({p.scene for p in album}) == 5
+
+
+def test_identity_rows_compare_with_the_right_character():
+    """A pipeline that draws what it was shown: agreement 1; of two characters, one each."""
+    albums, asked = experiments.people(6), []
+
+    class Copies:
+        def tell_many(self, stories, seeds, batch_size, id_images, consistency, output_type, which=0):
+            asked.append((stories, id_images))
+            draw = [images[which] if images else world.render(albums[0][0]) for images in id_images]
+            return [type("Story", (), {"images": [d]}) for d in draw]
+
+    from storydiff_lite.judge import StoryJudge
+
+    judge = StoryJudge.load()
+    rows = experiments.measure_identity(Copies(), judge, albums, 4)
+    assert sum(r["agreement"]["mean"] for r in rows) / 6 > 0.95
+    assert all(len(images) == 4 for images in asked[0][1]) and " img " in asked[0][0][0][0]
+    rows = experiments.measure_identity(Copies(), judge, albums, 4, others=2, which=3)
+    assert sum(r["other"]["mean"] for r in rows) > 5.7 > 4 > sum(r["agreement"]["mean"] for r in rows)
+    rows = experiments.measure_identity(Copies(), judge, albums, 4, others=4)
+    assert sum(r["agreement"]["mean"] for r in rows) > 5.7
+    experiments.measure_identity(Copies(), judge, albums, 0)
+    assert "img" not in asked[-1][0][0][0] and asked[-1][1] == [None] * 6

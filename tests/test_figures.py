@@ -116,3 +116,12 @@ def test_grid_places_rows_and_columns():
 def test_wrong_numbers_of_things_are_told(call):
     with pytest.raises(ValueError, match="at least one|need as many"):
         call()
+
+
+def test_chips_wrap_and_refuse_unknown_kinds():
+    one = figures.chips([("ids", [("bear", 4298, "class")])])
+    many = figures.chips([("ids", [("bear", 4298, "text")] * 40)])
+    assert one.width == many.width == 760 and many.height > one.height
+    assert (0, 114, 178) in {c for _, c in one.getcolors(1 << 16)}
+    with pytest.raises(ValueError, match="'noun'.*class"):
+        figures.chips([("ids", [("bear", 1, "noun")])])

@@ -9,12 +9,15 @@ from diffusers import (
     EulerDiscreteScheduler,
     StableDiffusionXLPipeline,
 )
+from PIL import Image
+from transformers import CLIPVisionConfig
 
 from storydiff_lite import weights
 from storydiff_lite.attention import SamplingSchedule
+from storydiff_lite.identity import IDEncoder
 from storydiff_lite.pipeline import StoryPipeline
 from storydiff_lite.story import Panel
-from storydiff_lite.tokens import shrink_tokenizer_files
+from storydiff_lite.tokens import TriggerWordError, shrink_tokenizer_files
 
 STORY = ["a bear reads in the forest", "a bear sleeps on the beach", "a bear runs in the city"]
 FEW = {"num_inference_steps": 3, "output_type": "np"}
@@ -286,3 +289,117 @@ def test_bad_input_of_many(tiny_pipe):
 def test_a_long_caption_warns_with_the_words_that_are_lost(tiny_pipe):
     with pytest.warns(UserWarning, match="these words were cut: '.*umbrella'"):
         tiny_pipe(["a bear " * 40 + "umbrella"], num_inference_steps=1)
+
+
+# ------------------------------------------------------------------------------------------ identity prompts
+def test_identity_prompt_and_its_twin(tiny_pipe):
+    got = tiny_pipe.encode_identity_prompt("a bear img, reading in the forest", 3)
+    assert got.class_tokens_mask.nonzero()[:, 1].tolist() == [2, 3, 4]
+    with torch.no_grad():
+        text, pooled = tiny_pipe._encode(["a bear, reading in the forest"], "cpu")
+    close(got.text_embeds, text)
+    close(got.text_pooled, pooled)
+    close(got.prompt_embeds[:, :3], text[:, :3])  # causal: what stands before the repetition is the same
+    assert (got.prompt_embeds[:, 4] - text[:, 4]).abs().max() > 1e-3
+    assert (got.pooled - pooled).abs().max() > 1e-4, "the pooled output reads the repetition too"
+
+
+def test_trigger_word_without_pictures_is_told(tiny_pipe):
+    with pytest.raises(TriggerWordError, match="no id_images"):
+        tiny_pipe(["a bear img in the forest"], **FEW)
+    with pytest.raises(TriggerWordError, match="no trigger word"):
+        tiny_pipe.encode_identity_prompt("a bear in the forest", 1)
+
+
+@pytest.fixture
+def known_pipe(tiny_pipe, tmp_path):
+    """A pipeline with an identity encoder of random weights, saved and loaded as a reader would."""
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPVisionConfig(**sizes, image_size=32, patch_size=8, projection_dim=16, projection_dim_2=16)
+    IDEncoder(config).save_pretrained(tmp_path / "id")
+    return tiny_pipe.load_identity(tmp_path / "id")
+
+
+PEOPLE = ["a bear img reads in the forest", "a bear img sleeps on the beach", "the empty city"]
+FACES = [Image.new("RGB", (40, 40), c) for c in ("red", "green", "blue")]
+
+
+def test_identity_is_read_and_only_where_it_is_named(known_pipe):
+    noise = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    call = {"latents": noise, "consistency": 0, **FEW}
+    plain = known_pipe([p.replace(" img", "") for p in PEOPLE], **call).images
+    one = known_pipe(PEOPLE, id_images=FACES[:1], start_merge_step=-1, **call).images
+    three = known_pipe(PEOPLE, id_images=FACES, start_merge_step=-1, **call).images
+    far = np.abs(one - plain).max((1, 2, 3)), np.abs(one - three).max((1, 2, 3))
+    assert far[0][0] > 1e-3 and far[0][1] > 1e-3 and far[1][0] > 1e-3
+    close(one[2], plain[2])
+    close(known_pipe(PEOPLE, id_images=FACES[0], start_merge_step=-1, **call).images, one)
+
+
+@pytest.mark.parametrize(
+    ("start", "text_only"), [(-1, 0), (0, 1), (1, 2), (9, 3), (0.0, 0), (1 / 3, 1), (1.0, 3), (None, 1)]
+)
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_identity_comes_in_when_it_should(known_pipe, start, text_only, guidance):
+    """With k: the steps 0 .. k read the text alone, as released; both kinds of embedding switch together."""
+    said, pooled = [], []
+
+    def note(pipe, i, t, tensors):
+        said.append(tensors["prompt_embeds"])
+        pooled.append(tensors["add_text_embeds"])
+        return {}
+
+    call = {
+        "callback_on_step_end": note,
+        "callback_on_step_end_tensor_inputs": ("prompt_embeds", "add_text_embeds"),
+    }
+    known_pipe(PEOPLE, id_images=FACES, start_merge_step=start, guidance_scale=guidance, **call, **FEW)
+    with torch.no_grad():
+        text, text_pooled = known_pipe._encode([p.replace(" img", "") for p in PEOPLE], "cpu")
+    for what, wanted in ((said, text), (pooled, text_pooled)):
+        plain = [torch.allclose(x[-3:], wanted, atol=1e-5) for x in what]
+        assert plain == [i < text_only for i in range(3)]
+        assert guidance == 1 or all(torch.equal(x[:3], what[0][:3]) for x in what), "guidance's other half"
+
+
+def test_identities_of_many_stories_stay_apart(known_pipe):
+    call = {"consistency": 0.5, "start_merge_step": -1, **FEW}
+    alone = [known_pipe(PEOPLE, id_images=[face], seed=k, **call).images for k, face in enumerate(FACES)]
+    plain = known_pipe(STORY, seed=3, consistency=0.5, **FEW).images
+    told = known_pipe.tell_many([PEOPLE] * 3 + [STORY], id_images=[[f] for f in FACES] + [None], **call)
+    for a, b in zip([*alone, plain], told, strict=True):
+        close(a, b.images)
+
+
+@pytest.mark.parametrize(
+    ("error", "settings", "words"),
+    [
+        (ValueError, {"id_images": []}, "at least one picture"),
+        (TypeError, {"id_images": ["me.png"]}, "a str"),
+        (TriggerWordError, {"story": STORY, "id_images": FACES}, "no panel names the person"),
+        (ValueError, {"id_images": FACES, "start_merge_step": -2}, "at least -1"),
+        (ValueError, {"id_images": FACES, "start_merge_step": 1.5}, "share of the steps"),
+        (TypeError, {"id_images": FACES, "start_merge_step": "late"}, "whole number"),
+    ],
+)
+def test_mistakes_with_identities_are_told(known_pipe, error, settings, words):
+    with pytest.raises(error, match=words):
+        known_pipe(**{"story": PEOPLE} | settings, **FEW)
+
+
+def test_identity_encoder_of_another_model_is_told(tiny_pipe, tmp_path):
+    IDEncoder(
+        CLIPVisionConfig(
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=8,
+            projection_dim=8,
+            projection_dim_2=16,
+        )
+    ).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="24 numbers and this U-Net reads 32"):
+        tiny_pipe.load_identity(tmp_path)

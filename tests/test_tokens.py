@@ -14,6 +14,7 @@ from storydiff_lite.tokens import (
     EOS_ID,
     TRIGGER_ID,
     TriggerWordError,
+    drop_trigger,
     expand_class_token,
     fit_caption,
     load_tokenizer,
@@ -198,3 +199,20 @@ def test_fit_caption(tokenizer):
         with pytest.warns(UserWarning, match="these words were cut"):
             kept = fit_caption(tokenizer, long)
         assert long.startswith(kept) and 60 < len(tokenizer(kept).input_ids) <= 77
+
+
+# ---------------------------------------------------------------------------------- the text-only twin
+@given(st.lists(st.sampled_from("bear man red walking , in the snow".split()), min_size=1, max_size=90))
+@settings(max_examples=40, deadline=None)
+def test_twin_is_the_caption_without_its_trigger(words):
+    tokenizer = load_tokenizer()
+    place = len(words) // 2
+    held = " ".join([*words[:place], "img", *words[place:]])
+    twin = drop_trigger(tokenizer(held, verbose=False).input_ids, TRIGGER_ID, 77, 0)
+    plain = tokenizer(" ".join(words), truncation=True, max_length=77).input_ids
+    assert twin == plain + [0] * (77 - len(plain)) and twin.count(EOS_ID) == 1
+
+
+def test_twin_ignores_padding_that_came_along():
+    ids = [BOS_ID, 786, TRIGGER_ID, 3941, EOS_ID, EOS_ID, EOS_ID]
+    assert drop_trigger(ids, TRIGGER_ID, 6, 0) == [BOS_ID, 786, 3941, EOS_ID, 0, 0]

@@ -8,7 +8,7 @@ from safetensors import safe_open
 
 from storydiff_lite import weights, world
 from storydiff_lite.training import __main__ as command
-from storydiff_lite.training import clip, common, data, judge, unet, vae
+from storydiff_lite.training import clip, common, data, identity, judge, unet, vae
 from storydiff_lite.training.common import Optimizer, Run
 
 
@@ -300,6 +300,33 @@ def test_late_times_are_later():
     assert abs(times[0].mean() - 500) < 30 and abs(times[1].mean() - 667) < 30
 
 
+def test_identity_encoder_learns_and_leaves_the_unet_alone(tmp_path, packed):
+    torch.manual_seed(0)
+    net = unet.build((16, 32))
+    before = state(net)
+    kw = {"batch": 4, "pictures": 12, "folder": tmp_path}
+    parts = packed.vae[0], packed.prompts(), packed.clip[0].vision, net, 0.23
+    encoder, run = identity.train(*parts, steps=3, **kw)
+    assert run.done == 3 and same(before, state(net))
+    begun = identity.build(packed.clip[0].vision).state_dict()
+    moved = {k for k, v in encoder.state_dict().items() if not torch.equal(v, begun[k])}
+    assert "visual_projection_2.weight" in moved and "fuse_module.mlp1.fc1.weight" in moved
+    assert "vision_model.post_layernorm.weight" in moved
+    told = identity.measure(encoder, packed.vae[0], packed.prompts(), net, 0.23, n=4, times=(900,))
+    assert set(told) == {"text only", "all in words", "1 picture", "4 pictures"}
+
+
+def test_withheld_characters_stay_out(tmp_path):
+    rng = data.random.Random(0)
+    share = sum(identity.withheld(world.Character.random(rng)) for _ in range(2000)) / 2000
+    assert 0.17 < share < 0.23
+    samples, pixels = identity.albums("train", 30, 16, tmp_path)
+    assert len(samples) == len(pixels) < 30 and pixels.shape[1:] == (5, 3, 16, 16)
+    assert not any(identity.withheld(s[0].actors[0].character) for s in samples)
+    first = data.np.asarray(world.render(samples[-1][4], 16)).transpose(2, 0, 1)
+    assert (pixels[-1, 4].numpy() == first).all()
+
+
 def test_captions_are_dropped_for_guidance():
     import random
 
@@ -354,6 +381,16 @@ def test_shipped_parts_are_good_enough():
     assert min(cards["judge"]["heldout"]["renders"].values()) >= 0.97
     assert min(cards["judge"]["heldout"]["reconstructions"].values()) >= 0.95
     assert min(cards["clip"]["heldout"]["finds_its_caption_among_64"].values()) >= 0.95
+
+
+def test_shipped_encoders_tell_every_word_from_every_other(packed):
+    """Two captions that differ in one word must differ in what the U-Net reads; the card says by how much."""
+    apart = clip.separations(packed.prompts())
+    assert set(apart) == set(clip.SENTENCE)
+    assert min(min(both) for both in apart.values()) > 0.3, apart
+    card = json.loads((weights.DATA / "cards/clip.json").read_text())["heldout"]["closest_words_of"]
+    for name, (states, pooled) in apart.items():
+        assert card[name] == pytest.approx({"states": states, "pooled": pooled}, abs=0.02)
 
 
 @pytest.mark.parametrize(

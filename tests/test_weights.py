@@ -96,3 +96,10 @@ def test_atomic_save_of_a_file_and_a_folder(tmp_path):
     assert load_file(file)["w"].tolist() == [1, 1] and [f.name for f in folder.iterdir()] == ["two"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors", "deep"]
     assert [p.name for p in folder.parent.iterdir()] == ["model"]
+
+
+def test_no_config_tells_where_it_was_made():
+    configs = list(weights.DATA.rglob("config.json"))
+    assert len(configs) >= 5
+    for file in configs:
+        assert "_name_or_path" not in json.loads(file.read_text()), file

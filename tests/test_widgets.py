@@ -6,7 +6,7 @@ import io
 import pytest
 from PIL import Image
 
-from storydiff_lite.widgets import ConsistencySlider
+from storydiff_lite.widgets import ConsistencySlider, TokenExplorer
 
 PICTURES = {"seed 0": [Image.new("RGB", (200, 130), (k * 80, 0, 0)) for k in range(3)]}
 ALTS = {"seed 0": ["black", "dark red", "red"]}
@@ -54,3 +54,29 @@ def test_what_is_missing_is_told(change, words):
     given = {"pictures": PICTURES, "labels": LABELS, "alts": ALTS} | change
     with pytest.raises(ValueError, match=words):
         ConsistencySlider(**given)
+
+
+# ------------------------------------------------------------------------------------------ token explorer
+def explain(prompt, count):
+    if "img" not in prompt:
+        return {"error": "no trigger"}
+    return {"rows": [("ids", [(w, i, "text") for i, w in enumerate(prompt.split() * count)])]}
+
+
+def test_explorer_carries_every_choice_and_answers_a_kernel():
+    explorer = TokenExplorer(["a bear img", "a bear"], explain, counts=(1, 2))
+    state = explorer.get_state()
+    assert state["table"][0]["2"]["rows"][0][1][3] == ("a", 3, "text")
+    assert state["table"][1]["1"] == {"error": "no trigger"} and state["answer"] == {}
+    explorer.query = {"hello": 1}
+    assert explorer.answer == {"alive": True}
+    explorer.query = {"text": "a cat img", "count": 1}
+    assert explorer.answer["rows"] == explain("a cat img", 1)["rows"]
+    explorer.query = {"text": "a cat", "count": 1}
+    assert explorer.answer["error"] == "no trigger"
+    assert "http" not in state["_esm"] + state["_css"]
+
+
+def test_explorer_without_prompts_is_told():
+    with pytest.raises(ValueError, match="at least one prompt"):
+        TokenExplorer([], explain)

@@ -1,8 +1,8 @@
 """``python -m storydiff_lite.training PART``: train a part, or put the trained parts together (``pack``).
 
-Parts in their order: vae, clip, judge, decoder, unet, pack. ``all`` trains everything from nothing. A run
-that was interrupted goes on from its last checkpoint; a finished part is not trained again unless its
-checkpoint is deleted. A part that is needed but has no checkpoint comes from the weights of this
+Parts in their order: vae, clip, judge, decoder, unet, identity, pack. ``all`` trains everything from
+nothing. A run that was interrupted goes on from its last checkpoint; a finished part is not trained again
+unless its checkpoint is deleted. A part that is needed but has no checkpoint comes from the weights of this
 repository: ``unet`` on a fresh clone trains a U-Net for the autoencoder and the encoders that are there.
 """
 
@@ -14,17 +14,21 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor2_0
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
 from .. import weights
+from ..identity import IDEncoder
 from ..judge import JudgeNet
-from . import clip, judge, unet, vae
+from . import clip, identity, judge, unet, vae
 from .common import machine
 
-PARTS = ("vae", "clip", "judge", "decoder", "unet", "pack")
+PARTS = ("vae", "clip", "judge", "decoder", "unet", "identity", "pack")
 #: optimizer steps on a CPU; a GPU does ten times as many in a fraction of the time
-STEPS = {"vae": 1600, "clip": 1200, "judge": 1400, "decoder": 2400, "unet": 9000}
+STEPS = {"vae": 1600, "clip": 1200, "judge": 1400, "decoder": 2400, "unet": 7200}
+#: parts that the pipeline can do without
+MORE = {"identity": 2550}
 DATA = {
     "vae": "7,000 samples of StoryWorld (seeds train/0 ...): pictures of one or two characters, comic strips",
     "decoder": "the same as vae, encoder frozen",
@@ -32,6 +36,8 @@ DATA = {
     "judge": "16,000 pictures of one character (seeds judge/0 ...), which no other part sees",
     "unet": "16,000 captioned samples (seeds train/0 ...), half of them comic strips of two panels, "
     "and 3,000 pages of four panels",
+    "identity": "4,000 albums of five pictures of one character (seeds train/0 ...), without the fifth of "
+    "all characters that is kept for measurements",
 }
 
 
@@ -93,7 +99,7 @@ class Parts:
         self.got = {}
 
     def __getattr__(self, part):
-        if part.startswith("_") or part not in STEPS:
+        if part.startswith("_") or part not in STEPS | MORE:
             raise AttributeError(part)
         if part not in self.got:
             trained = part in self.fresh or finished(self.folder, part) is not None
@@ -118,6 +124,8 @@ class Parts:
             model.text_1 = CLIPTextModel.from_pretrained(micro / "text_encoder")
             model.text_2 = CLIPTextModelWithProjection.from_pretrained(micro / "text_encoder_2")
             model.vision = CLIPVisionModelWithProjection.from_pretrained(micro / "image_encoder")
+        elif part == "identity":
+            model = IDEncoder.from_pretrained(weights.path("identity"), local_files_only=True)
         else:
             model = JudgeNet(self.size)
             model.load_state_dict(load_file(weights.path("judge") / "model.safetensors"))
@@ -153,10 +161,14 @@ class Parts:
 
     def _clip(self):
         net, run, hit = clip.train(self.steps["clip"], **self.common)
+        apart = clip.separations(unet.Prompts(net.text_1, net.text_2, *tokenizers(), device=self.device))
         return (
             net,
             run,
-            {"finds_its_caption_among_64": dict(zip(("text_encoder", "text_encoder_2"), hit, strict=True))},
+            {
+                "finds_its_caption_among_64": dict(zip(("text_encoder", "text_encoder_2"), hit, strict=True)),
+                "closest_words_of": {k: {"states": a, "pooled": b} for k, (a, b) in apart.items()},
+            },
         )
 
     def _judge(self):
@@ -169,6 +181,16 @@ class Parts:
         net, run = unet.train(model, prompts, scale, self.steps["unet"], **more, **self.common)
         return net, run, {"loss": unet.measure(net, model, prompts, scale, self.size, self.device)}
 
+    def _identity(self):
+        model, prompts, scale = self.vae[0], self.prompts(), 1 / self.vae[2]["latent_std"]
+        net = self.unet[0]
+        encoder, run = identity.train(
+            model, prompts, self.clip[0].vision, net, scale, self.steps["identity"], **self.common
+        )
+        net.set_attn_processor(AttnProcessor2_0())
+        loss = identity.measure(encoder, model, prompts, net, scale, self.size, self.device)
+        return encoder, run, {"loss": loss}
+
     def prompts(self):
         net = self.clip[0]
         return unet.Prompts(net.text_1, net.text_2, *tokenizers(), device=self.device)
@@ -176,6 +198,14 @@ class Parts:
 
 def tokenizers():
     return clip.load_tokenizer(), clip.load_tokenizer(pad_token="!")
+
+
+def forget_paths(folder):
+    """Take out of saved configs where on this machine a part was loaded from."""
+    for file in Path(folder).rglob("config.json"):
+        config = json.loads(file.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def pack(parts: Parts, folder=weights.DATA):
@@ -216,6 +246,7 @@ def pack(parts: Parts, folder=weights.DATA):
     def write(to):
         pipe.save_pretrained(to, safe_serialization=True)
         shrink_tokenizer_files(to)
+        forget_paths(to)
 
     weights.atomic_save(folder / "micro", write)
 
@@ -226,6 +257,15 @@ def pack(parts: Parts, folder=weights.DATA):
 
     weights.atomic_save(folder / "judge", write_judge)
     micro, auto = folder / "micro", auto.float()
+    with_identity = finished(parts.folder, "identity") is not None
+    if with_identity:
+        encoder = parts.identity[0].half()
+
+        def write_identity(to):
+            encoder.save_pretrained(to)
+            forget_paths(to)
+
+        weights.atomic_save(folder / "identity", write_identity)
     files = {
         "vae": (),
         "decoder": [micro / "vae/diffusion_pytorch_model.safetensors"],
@@ -235,7 +275,9 @@ def pack(parts: Parts, folder=weights.DATA):
         ],
         "judge": [folder / "judge/model.safetensors"],
     }
-    batch = {"vae": 8, "decoder": 8, "clip": 96, "judge": 64, "unet": 32}
+    if with_identity:
+        files["identity"] = [folder / "identity/model.safetensors"]
+    batch = {"vae": 8, "decoder": 8, "clip": 96, "judge": 64, "unet": 32, "identity": 24}
     parts.judge[2]["reconstructions"] = judge.measure(
         parts.judge[0], parts.size, parts.device, vae=auto.to(parts.device)
     )
@@ -275,8 +317,8 @@ def main(argv=None):
         p.error(f"--again begins with the packed U-Net; it says nothing about {a.part}")
     if a.threads:
         torch.set_num_threads(a.threads)
-    steps = dict(STEPS)
-    for name in STEPS:  # a part that was trained stays as long as it was trained
+    steps = STEPS | MORE
+    for name in steps:  # a part that was trained stays as long as it was trained
         if (done := finished(a.folder, name)) is not None:
             steps[name] = done
     if a.steps:

@@ -20,16 +20,19 @@ SPLITS = ("train", "judge", "heldout")
 #: how often each kind of sample comes up in the training of the U-Net; a strip is two pictures
 MIX = {"single": 0.28, "twins": 0.10, "pair": 0.10, "empty": 0.02, "strip": 0.50}
 
+#: kinds of samples that show one character in several pictures
+SEVERAL = {"strip": 2, "page": 4, "album": 5}
+
 
 def specimen(split: str, i: int, mix=None) -> list[world.Picture]:
-    """The i-th sample of a split: one picture, the two of a strip, or the four of a page."""
+    """The i-th sample of a split: one picture, or the two of a strip, four of a page, five of an album."""
     if split not in SPLITS:
         raise ValueError(f"There is no split {split!r}: use one of {', '.join(SPLITS)}.")
     rng = random.Random(f"{split}/{i}")
     mix = mix or {"single": 1}
     kind = rng.choices(tuple(mix), tuple(mix.values()))[0]
-    if kind in ("strip", "page"):
-        return world.random_strip(rng, 2 if kind == "strip" else 4)
+    if kind in SEVERAL:
+        return world.random_strip(rng, SEVERAL[kind])
     if kind == "empty":
         return [world.Picture(rng.choice(tuple(world.SCENES)), (), rng.randrange(1 << 30))]
     one = world.Character.random(rng)

@@ -121,6 +121,26 @@ def test_interactive_figure_answers(site, chromium):
         assert_clean(visit)
 
 
+def test_token_explorer_answers_without_a_kernel(site, chromium):
+    """Chapter 2: another prompt, other chips; more pictures, more class tokens; a bad prompt, its reason."""
+    with Visit(chromium) as visit:
+        page = visit.open((site / "notebooks/02-trigger-words-and-class-tokens.html").as_uri())
+        explorer = page.locator(".token-explorer")
+        explorer.wait_for()
+        prompt, count = explorer.locator("select").all()
+        assert not explorer.locator("input").is_visible(), "nobody is there to read what is typed"
+        lists = explorer.locator("ol")
+        for n in ("1", "4"):
+            count.select_option(n)
+            assert lists.nth(1).locator(".chip-class").count() == int(n)
+        before = lists.nth(0).inner_text()
+        prompt.select_option(index=1)
+        assert lists.nth(0).inner_text() != before
+        prompt.select_option(index=6)
+        assert "2 trigger words" in explorer.locator(".token-explorer-error").inner_text()
+        assert_clean(visit)
+
+
 def test_works_from_a_server_too(site, chromium):
     """The same over http, under a prefix, as on a course's web server."""
 
