@@ -1,13 +1,6 @@
 // A slider over ready-made pictures. Native controls: the keyboard and screen readers know them.
 let made = 0;
 
-function element(tag, attributes, ...children) {
-  const e = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) e.setAttribute(name, value);
-  e.append(...children);
-  return e;
-}
-
 function render({ model, el }) {
   const id = `consistency-slider-${++made}`;
   const labels = model.get("labels");

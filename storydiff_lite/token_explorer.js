@@ -1,13 +1,6 @@
 // A prompt as chips: which ids it becomes, and where the class tokens stand. Native controls throughout.
 let made = 0;
 
-function element(tag, attributes, ...children) {
-  const e = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) e.setAttribute(name, value);
-  e.append(...children);
-  return e;
-}
-
 function render({ model, el }) {
   const id = `token-explorer-${++made}`;
   const choice = element("select", { id: `${id}-prompt` });

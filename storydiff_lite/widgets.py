@@ -16,6 +16,11 @@ from .figures import data_url
 _HERE = Path(__file__).parent
 
 
+def _script(name: str) -> str:
+    """A widget's script with what all of them use before it."""
+    return "\n".join((_HERE / file).read_text(encoding="utf-8") for file in ("element.js", name))
+
+
 class ConsistencySlider(anywidget.AnyWidget):
     """A slider over pictures, and a choice between several series of them.
 
@@ -42,7 +47,7 @@ class ConsistencySlider(anywidget.AnyWidget):
         A series has other than one picture, alternative text or note per label, or an empty text.
     """
 
-    _esm = _HERE / "consistency_slider.js"
+    _esm = _script("consistency_slider.js")
     _css = _HERE / "consistency_slider.css"
     title = traitlets.Unicode().tag(sync=True)
     choice = traitlets.Unicode().tag(sync=True)
@@ -106,7 +111,7 @@ class TokenExplorer(anywidget.AnyWidget):
         No prompts, or no counts.
     """
 
-    _esm = _HERE / "token_explorer.js"
+    _esm = _script("token_explorer.js")
     _css = _HERE / "token_explorer.css"
     prompts = traitlets.List(traitlets.Unicode()).tag(sync=True)
     counts = traitlets.List(traitlets.Int()).tag(sync=True)

@@ -41,6 +41,11 @@ def specimen(split: str, i: int, mix=None) -> list[world.Picture]:
     return [world.random_group(rng, [one, one if kind == "twins" else world.Character.random(rng)])]
 
 
+def draw(picture, size: int):
+    """A picture as uint8 [3, size, size]."""
+    return np.asarray(world.render(picture, size)).transpose(2, 0, 1)
+
+
 def pool(split: str, n: int, size: int, mix=None, cache="checkpoints"):
     """``n`` samples and their pixels.
 
@@ -56,12 +61,7 @@ def pool(split: str, n: int, size: int, mix=None, cache="checkpoints"):
     for kept in Path(cache).glob(f"pool-{split}-{name}-*-{size}.npy"):  # a larger pool begins with this one
         if int(kept.stem.split("-")[3]) >= n and len(a := np.load(kept, mmap_mode="r")) >= len(flat):
             return samples, torch.from_numpy(np.array(a[: len(flat)]))
-    a = np.stack(
-        [
-            np.asarray(world.render(p, size)).transpose(2, 0, 1)
-            for p in tqdm(flat, desc=f"drawing {split}", mininterval=10)
-        ]
-    )
+    a = np.stack([draw(p, size) for p in tqdm(flat, desc=f"drawing {split}", mininterval=10)])
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     with part.open("wb") as f:

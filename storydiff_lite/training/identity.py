@@ -23,7 +23,7 @@ from ..identity import IDEncoder
 from ..tokens import MAX_LENGTH, TRIGGER_ID, expand_class_token, load_tokenizer
 from . import data
 from .common import Run
-from .unet import importances, latent_pool, noise_schedule, time_ids, velocity_loss
+from .unet import EVERY, importances, latent_pool, losses_at, noise_schedule, time_ids, velocity_loss
 
 
 def withheld(character: world.Character) -> bool:
@@ -143,42 +143,23 @@ def measure(encoder, vae, prompts, unet, scale, size=64, device="cpu", n=128, ti
     ``{"text only" | "1 picture" | "4 pictures" | "all in words": {time: loss}}``: the last names every
     attribute in the caption, which pictures cannot be expected to beat by much.
     """
-    rng, schedule, tell = random.Random("measure"), noise_schedule(), IdentityPrompts(prompts)
+    rng, tell = random.Random("measure"), IdentityPrompts(prompts)
     some = []
     for i in range(100 * n):
         if withheld((album := data.specimen("heldout", i, {"album": 1}))[0].actors[0].character):
             some.append(album)
         if len(some) == n:
             break
-    draw = [torch.stack([_pixels(p, size) for p in album]) for album in some]
-    pixels = data.to_float(torch.stack(draw))  # [n, 5, 3, S, S]
+    drawn = torch.from_numpy(data.np.stack([data.draw(p, size) for album in some for p in album]))
+    pixels = data.to_float(drawn).unflatten(0, (n, 5))  # [n, 5, 3, S, S]
     x = torch.cat([vae.encode(p.to(device)).latent_dist.mode() for p in pixels[:, 0].split(32)]) * scale
-    every = frozenset(("fur", "skin", "outfit", "accessory", "accessory_colour"))
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(device)
     plain = [world.caption(album[0], rng, frozenset()) for album in some]
     told = {
         "text only": prompts(plain),
-        "all in words": prompts([world.caption(album[0], rng, every) for album in some]),
+        "all in words": prompts([world.caption(album[0], rng, EVERY) for album in some]),
     }
     for k, name in ((1, "1 picture"), (4, "4 pictures")):
         states, mask, pooled = tell([with_trigger(c) for c in plain], k)
         told[name] = encoder(pixels[:, 1 : 1 + k].to(device), states, mask), pooled
-    sizes = torch.tensor([time_ids(size, size)] * n, dtype=torch.float32, device=device)
-    out = {}
-    for name, (states, pooled) in told.items():
-        out[name] = {}
-        for t in times:
-            ts = torch.full((n,), t, device=device)
-            noisy, target = schedule.add_noise(x, noise, ts), schedule.get_velocity(x, noise, ts)
-            error = []
-            for part in torch.arange(n).split(32):
-                added = {"text_embeds": pooled[part], "time_ids": sizes[part]}
-                v = unet(noisy[part], ts[part], states[part], added_cond_kwargs=added).sample
-                error.append((v - target[part]).square().mean((1, 2, 3)))
-            out[name][str(t)] = float(torch.cat(error).mean())
-    return out
-
-
-def _pixels(picture, size):
-    a = data.np.asarray(world.render(picture, size)).transpose(2, 0, 1)
-    return torch.from_numpy(a.copy())
+    return {name: losses_at(unet, x, noise, *said, size, times) for name, said in told.items()}

@@ -34,6 +34,8 @@ from .clip import ids_of
 from .common import Run, autocast
 
 CHANNELS = (80, 160)
+#: what a caption can name besides species, action and scene
+EVERY = frozenset(("fur", "skin", "outfit", "accessory", "accessory_colour"))
 #: what reads the text encoders in a U-Net: parts of parameter names
 TEXT = ("attn2.to_k", "attn2.to_v", "add_embedding.linear_1")
 
@@ -176,26 +178,34 @@ def measure(unet, vae, prompts, scale, size=64, device="cpu", n=256, times=(200,
         [vae.encode(data.to_float(x).to(device)).latent_dist.mode() for x in pixels.split(64)]
     )
     latents, rng = latents * scale, random.Random("measure")
-    every = frozenset(("fur", "skin", "outfit", "accessory", "accessory_colour"))
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(device)
+    texts = [world.caption(s[0], rng, EVERY) for s in samples]
+    return {
+        name: losses_at(unet, latents, noise, *prompts(told), size, times)
+        for name, told in (("with caption", texts), ("without", [""] * n))
+    }
+
+
+@torch.no_grad()
+def losses_at(unet, x, noise, states, pooled, size, times, batch=64):
+    """Mean velocity loss of latents x [n, 4, h, w] under this noise, told states [n, 77, D] and pooled text
+    [n, P]: ``{time: loss}``.
+    """
     schedule, out = noise_schedule(), {}
-    texts = [world.caption(s[0], rng, every) for s in samples]
-    for name, told in (("with caption", texts), ("without", [""] * n)):
-        out[name] = {}
-        for t in times:
-            losses = []
-            for i in range(0, n, 64):
-                x, e, ts = latents[i : i + 64], noise[i : i + 64], torch.full((len(told[i : i + 64]),), t)
-                states, pooled = prompts(told[i : i + 64])
-                sizes = torch.tensor([time_ids(size, size)] * len(x), dtype=torch.float32, device=device)
-                v = unet(
-                    schedule.add_noise(x, e, ts.to(device)),
-                    ts.to(device),
-                    states,
-                    added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes},
-                ).sample
-                losses.append((v - schedule.get_velocity(x, e, ts.to(device))).square().mean((1, 2, 3)))
-            out[name][str(t)] = float(torch.cat(losses).mean())
+    sizes = torch.tensor([time_ids(size, size)] * len(x), dtype=torch.float32, device=x.device)
+    for t in times:
+        losses = []
+        for some in torch.arange(len(x), device=x.device).split(batch):
+            ts = torch.full((len(some),), t, device=x.device)
+            v = unet(
+                schedule.add_noise(x[some], noise[some], ts),
+                ts,
+                states[some],
+                added_cond_kwargs={"text_embeds": pooled[some], "time_ids": sizes[some]},
+            ).sample
+            target = schedule.get_velocity(x[some], noise[some], ts)
+            losses.append((v - target).square().mean((1, 2, 3)))
+        out[str(t)] = float(torch.cat(losses).mean())
     return out
 
 
