@@ -52,8 +52,12 @@ def read(attn, q, k, v, index):
     Tensor [R, N, C]
         Before the output projection.
     """
-    if isinstance(index, (list, tuple)):
-        return torch.cat([read(attn, q[i : i + 1], k, v, index[i][None]) for i in range(len(index))])
+    if isinstance(index, (list, tuple)):  # a fused call for each length
+        result = torch.empty_like(q)
+        for length in {len(i) for i in index}:
+            rows = [r for r, i in enumerate(index) if len(i) == length]
+            result[rows] = read(attn, q[rows], k, v, torch.stack([index[r] for r in rows]))
+        return result
     (readers, n, c), length, heads = q.shape, index.shape[1], attn.heads
     k, v = (x.index_select(0, index.flatten()).view(readers, length, c) for x in (k, v))  # [R, L, C]
     q, k, v = (x.unflatten(2, (heads, c // heads)).transpose(1, 2) for x in (q, k, v))  # [R, h, N or L, d]
@@ -111,7 +115,7 @@ def consistent_self_attention(attn, frames, picks):
     return out(attn, read(attn, q, k.flatten(0, 1), v.flatten(0, 1), index))
 
 
-def reading_lists(picks, n):
+def reading_lists(picks, n, alone=None):
     """Which tokens each panel reads: its own, then the picks of the other panels of its story.
 
     Parameters
@@ -120,15 +124,21 @@ def reading_lists(picks, n):
         For S stories of F panels: token indices, 0 to n - 1, that others may read.
     n : int
         Tokens of a panel.
+    alone : bool Tensor [S, F], optional
+        Panels that neither read nor are read (``[NC]``).
 
     Returns
     -------
     LongTensor [S, F, n + (F - 1) K]
-        Indices into the S * F * n tokens of all stories, laid end to end.
+        Indices into the S * F * n tokens of all stories, laid end to end.  With ``alone`` instead a list of
+        S * F LongTensors, since some read less.
     """
     s, f, k = picks.shape
     own = torch.arange(s * f * n, device=picks.device).view(s, f, n)  # [S, F, n]
     flat = own[:, :, :1] + picks  # [S, F, K] token of panel -> of all
+    if alone is not None:
+        read = [[[j for j in range(f) if j != i and not a[j] and not a[i]] for i in range(f)] for a in alone]
+        return [torch.cat([own[t, i], flat[t, read[t][i]].flatten()]) for t in range(s) for i in range(f)]
     others = [[j for j in range(f) if j != i] for i in range(f)]
     others = torch.tensor(others, dtype=torch.long, device=picks.device).view(f, f - 1)
     return torch.cat([own, flat[:, others].flatten(2)], dim=2)  # [S, F, n + (F-1) K]
@@ -280,41 +290,72 @@ def self_attention_layers(unet, layers="up"):
 
 
 class Sharing:
-    """What the layers must know while stories are told: made for one call, told each step, then dropped.
+    """What the layers must know while stories are told: made for one call, told each pass, then dropped.
 
     Parameters
     ----------
     panels : int
-        F, panels of a story.
+        F, panels of a story that go through the U-Net together.
     rate : float
         Consistency, 0 to 1: the fraction of a panel's tokens that the others of its story read.
     seeds : list of int
         One per story (S of them); they decide which tokens are picked.
     schedule : SamplingSchedule, optional
     window : int, optional
-        Sliding windows of this many panels (Algorithm 1); ``None``: all panels read each other.
+        Sliding windows of this many panels inside each layer (Algorithm 1); ``None``: all panels of a pass
+        read each other.
+    alone : list of S lists of F bools, optional
+        Panels that neither read nor are read.
     """
 
-    def __init__(self, panels, rate, seeds=(0,), schedule=None, window=None):
+    def __init__(self, panels, rate, seeds=(0,), schedule=None, window=None, alone=None):
         self.panels, self.rate, self.seeds = panels, rate, tuple(seeds)
         self.schedule = schedule or SamplingSchedule()
-        self.window = min(window or panels, panels)
-        self.step = 0
+        self.window = window
+        self.everyone = torch.tensor(alone, dtype=torch.bool) if alone and any(map(any, alone)) else None
+        self.step, self.first, self.role = 0, 0, None
+        self.bank = {}  # layer -> keys and values of picked tokens, each [H S, M, C]; of this step only
+        self.watch = None  # called with (layer, attn, q, k, lists) of every consistent layer, see recorder.py
+
+    def enter(self, step, panels, role=None):
+        """Tell the layers which pass comes next.
+
+        Parameters
+        ----------
+        step : int
+            Denoising step, 0 is the first.
+        panels : range
+            Which panels of each story the pass holds.
+        role : {None, "write", "read"}
+            With a bank: its panels are written, or only read it.
+        """
+        self.step, self.first, self.panels, self.role = step, panels.start, len(panels), role
+
+    def alone(self, halves):
+        """Which panels of this pass stay alone, bool [H S, F], or None."""
+        if self.everyone is None:
+            return None
+        return self.everyone[:, self.first : self.first + self.panels].repeat(halves, 1)
 
     def picks(self, layer, n):
         """Tokens that may be read now, LongTensor [S, F, K], K = rate * n rounded (Eq. 2's RandSample).
 
-        Fresh for every layer and step; drawn on the CPU; the same for a story alone and in a batch.
+        Fresh for every layer, step and pass; drawn on the CPU; the same for a story alone and in a batch.
         """
         k = round(self.rate * n)
         if k == n:
             return torch.arange(n).expand(len(self.seeds), self.panels, n)
-        rows = []
+        rows, place = [], (self.step, layer, *([self.first] if self.first else []))
         for seed in self.seeds:
-            number = stable_random("picks", seed, self.step, layer).getrandbits(62)
+            number = stable_random("picks", seed, *place).getrandbits(62)
             order = torch.rand(self.panels, n, generator=torch.Generator().manual_seed(number))
             rows.append(order.topk(k, dim=1).indices.sort(dim=1).values)  # [F, K]
         return torch.stack(rows)
+
+    def lists(self, layer, n, halves):
+        """Which tokens each panel of this pass reads, as of `reading_lists`, for all H * S stories."""
+        picks = self.picks(layer, n).repeat(halves, 1, 1)  # [H S, F, K], both halves the same
+        return reading_lists(picks, n, self.alone(halves))
 
     @contextmanager
     def installed(self, unet, layers="up"):
@@ -326,6 +367,7 @@ class Sharing:
             yield self
         finally:
             unet.set_attn_processor(dict(before))
+            self.bank.clear()
 
 
 class ConsistentSelfAttention:
@@ -336,7 +378,7 @@ class ConsistentSelfAttention:
     Parameters
     ----------
     sharing : Sharing
-        The state of the pipeline call; its owner sets ``sharing.step``.
+        The state of the pipeline call; its owner calls ``sharing.enter`` before each pass.
     layer : str
         Name of the layer, so that each draws picks of its own.
     plain : callable, optional
@@ -359,7 +401,7 @@ class ConsistentSelfAttention:
         n, f, s = hidden_states.shape[1], share.panels, len(share.seeds)
         if (
             encoder_hidden_states is not None
-            or f == 1
+            or (f == 1 and share.role is None)
             or round(share.rate * n) == 0
             or not share.schedule.active(share.step, self.layer)
         ):
@@ -369,21 +411,97 @@ class ConsistentSelfAttention:
                 f"{hidden_states.shape[0]} hidden states came in, which is no multiple of {s} "
                 f"stories times {f} panels: the Sharing was made for another batch."
             )
-        h, w = hidden_states.shape[0] // (s * f), share.window
+        h = hidden_states.shape[0] // (s * f)
 
         q, k, v = project(attn, hidden_states)  # [H S F, N, C]
         k, v = k.flatten(0, 1), v.flatten(0, 1)  # [H S F N, C]
-        picks = share.picks(self.layer, n).to(q.device).repeat(h, 1, 1)  # [H S, F, K], both halves the same
-        if w == f:
-            return out(attn, read(attn, q, k, v, reading_lists(picks, n).flatten(0, 1)))
+        if share.window is not None and share.window < f:
+            return out(attn, self._windows(attn, q, k, v, h))
+        if share.role == "read":
+            k, v, lists = self._bank(k, v, h, n)
+        else:
+            lists = _to(share.lists(self.layer, n, h), q.device)
+            if share.role == "write":
+                self._write(k, v, h, n)
+        if share.watch:
+            share.watch(self.layer, attn, q, k, lists)
+        return out(attn, read(attn, q, k, v, lists))  # [H S F, N, C]
 
+    def _windows(self, attn, q, k, v, h):
+        """Algorithm 1: the mean over the windows t = 0 .. F - W that hold a panel."""
+        share, n = self.sharing, q.shape[1]
+        f, w, s = share.panels, share.window, len(share.seeds)
+        picks, alone = share.picks(self.layer, n).repeat(h, 1, 1), share.alone(h)  # [H S, F, K]
         q = q.unflatten(0, (h * s, f))  # [H S, F, N, C]
         total, count = torch.zeros_like(q), torch.zeros(f, 1, 1, dtype=q.dtype, device=q.device)
         # reading_lists lays stories of W panels end to end; here they are F panels long
-        start = torch.arange(h * s, device=q.device)[:, None, None] * (f - w) * n
+        start = torch.arange(h * s)[:, None, None] * (f - w) * n
         for t in range(f - w + 1):
-            lists = reading_lists(picks[:, t : t + w], n) + start + t * n  # [H S, W, L]
-            seen = read(attn, q[:, t : t + w].flatten(0, 1), k, v, lists.flatten(0, 1))
+            few = None if alone is None else alone[:, t : t + w]
+            lists = reading_lists(picks[:, t : t + w], n, few)
+            if few is None:
+                lists = (lists + start + t * n).flatten(0, 1)  # [H S W, L]
+            else:
+                lists = [x + int(start[i // w]) + t * n for i, x in enumerate(lists)]
+            seen = read(attn, q[:, t : t + w].flatten(0, 1), k, v, _to(lists, q.device))
             total[:, t : t + w] += seen.unflatten(0, (h * s, w))
             count[t : t + w] += 1
-        return out(attn, (total / count).flatten(0, 1))  # [H S F, N, C]
+        return (total / count).flatten(0, 1)  # [H S F, N, C]
+
+    def _write(self, k, v, h, n):
+        """Keep the picks of these panels for the passes that read them."""
+        share = self.sharing
+        picks = share.picks(self.layer, n).repeat(h, 1, 1)  # [H S, F, K]
+        flat = (torch.arange(0, len(k), n).view(*picks.shape[:2], 1) + picks).flatten(1)  # [H S, F K]
+        if (alone := share.alone(h)) is not None:  # nobody reads a panel that stays alone
+            kept = ~alone.repeat_interleave(picks.shape[2], 1)
+            flat = [row[keep] for row, keep in zip(flat, kept, strict=True)]
+        share.bank[self.layer] = [(k[i.to(k.device)], v[i.to(v.device)]) for i in flat]
+
+    def _bank(self, k, v, h, n):
+        """Keys and values with the bank's behind them, and who reads what: all of their own, and the bank."""
+        share = self.sharing
+        f, bank, alone = share.panels, share.bank[self.layer], share.alone(h)
+        own = torch.arange(len(k)).view(-1, n)  # [H S F, N]
+        lists, end = [], len(k)
+        for i, (keys, _) in enumerate(bank):  # i: half and story
+            theirs = torch.arange(end, end + len(keys))
+            end += len(keys)
+            for j in range(f):
+                mine = own[i * f + j]
+                lists.append(mine if alone is not None and alone[i, j] else torch.cat([mine, theirs]))
+        k, v = (torch.cat([x, *(pair[which] for pair in bank)]) for which, x in enumerate((k, v)))
+        return k, v, _to(lists, k.device)
+
+
+def _to(lists, device):
+    return [x.to(device) for x in lists] if isinstance(lists, list) else lists.flatten(0, -2).to(device)
+
+
+def passes(panels, window=None, long_story="passes", sharing=True):
+    """Which panels of a story go through the U-Net together, and what they do with the bank.
+
+    Parameters
+    ----------
+    panels, window : int
+    long_story : {"passes", "attention", "bank"}
+        For stories of more than ``window`` panels.  ``"passes"``: every window t = 0 .. F - W, so that a
+        panel is predicted in up to W windows and the predictions are averaged.  ``"attention"``: all panels
+        in one pass; the windows are inside the layers (Algorithm 1 as printed).  ``"bank"``: the first W
+        panels write, the others read them, W at a time.
+    sharing : bool
+        Whether panels read each other at all; if not, each goes through once.
+
+    Returns
+    -------
+    list of (range, role)
+        As of `Sharing.enter`.
+    """
+    if window is None or window >= panels or (long_story == "attention" and sharing):
+        return [(range(panels), None)]
+    chunks = [range(t, min(t + window, panels)) for t in range(0, panels, window)]
+    if not sharing:
+        return [(c, None) for c in chunks]
+    if long_story == "bank":
+        return [(c, "read" if i else "write") for i, c in enumerate(chunks)]
+    return [(range(t, t + window), None) for t in range(panels - window + 1)]

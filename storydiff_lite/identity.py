@@ -10,7 +10,10 @@ SDXL's text encoders.  Names and sizes are those of PhotoMaker's published weigh
 Source: PhotoMaker (Li et al. 2312.04461, section 3.2, Eq. 1 and 2) and its released ``model.py``.
 """
 
+from pathlib import Path
+
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -185,14 +188,20 @@ class IDEncoder(CLIPVisionModelWithProjection):
         return self.fuse_module(prompt_embeds, self.embed(id_pixel_values), class_tokens_mask)
 
 
-def attach(folder, unet):
-    """Load an `IDEncoder` for this U-Net.
+#: name under which the LoRA of an identity encoder is known to peft
+LORA = "identity"
+
+
+def attach(folder, unet, lora=True):
+    """Load an `IDEncoder` for this U-Net, and into the U-Net the LoRA that was trained with it.
 
     Parameters
     ----------
     folder : str or Path
-        What ``IDEncoder.save_pretrained`` wrote.
+        What ``IDEncoder.save_pretrained`` wrote; the LoRA lies in its folder ``lora``, as diffusers saves it.
     unet : UNet2DConditionModel
+    lora : bool
+        ``False`` leaves the U-Net as it is.
 
     Returns
     -------
@@ -212,4 +221,41 @@ def attach(folder, unet):
             f"The identity encoder makes tokens of {width} numbers and this U-Net reads {wanted}: they "
             "belong to different models."
         )
+    if LORA in getattr(unet, "peft_config", {}):
+        unet.delete_adapters(LORA)
+    if lora and (Path(folder) / "lora").is_dir():
+        name = "pytorch_lora_weights.safetensors"
+        state = load_file(Path(folder) / "lora" / name)
+        unet.load_lora_adapter(state, prefix="unet", adapter_name=LORA)
+        _switch(unet, False)
     return encoder
+
+
+def _switch(unet, on):
+    """Switch the identity's LoRA, and leave other adapters as they are."""
+    others = [name for name in unet.active_adapters() if name != LORA]
+    names = others + [LORA] * on
+    if names:
+        unet.enable_adapters()
+        unet.set_adapter(names)
+    else:
+        unet.disable_adapters()
+
+
+class use_lora:
+    """Switch the identity's LoRA on or off at once; as a context manager, off again at its end.
+
+    A U-Net without such a LoRA is left alone.
+    """
+
+    def __init__(self, unet, on):
+        self.unet, self.has = unet, LORA in getattr(unet, "peft_config", {})
+        if self.has:
+            _switch(unet, on)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.has:
+            _switch(self.unet, False)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import StableDiffusionXLPipeline
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import retrieve_timesteps
@@ -18,9 +19,9 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from . import weights
-from .attention import SamplingSchedule, Sharing, self_attention_layers, stable_random
+from .attention import SamplingSchedule, Sharing, passes, self_attention_layers, stable_random
 from .guidance import guide, rescale
-from .identity import attach
+from .identity import attach, use_lora
 from .story import as_panels
 from .tokens import (
     MAX_LENGTH,
@@ -84,6 +85,7 @@ class StoryPipeline(StableDiffusionXLPipeline):
     """
 
     id_encoder, trigger_word = None, "img"  # see `load_identity`
+    sharing = Sharing  # what decides which tokens a panel reads; experiments put another one here
 
     @classmethod
     def from_pretrained(cls, name="micro", **kwargs):
@@ -115,6 +117,7 @@ class StoryPipeline(StableDiffusionXLPipeline):
         id_images=None,
         consistency=0.5,
         window=None,
+        long_story="passes",
         start_merge_step=None,
         num_inference_steps=25,
         guidance_scale=5.0,
@@ -124,6 +127,7 @@ class StoryPipeline(StableDiffusionXLPipeline):
         same_noise=False,
         layers="up",
         schedule=None,
+        recorder=None,
         height=None,
         width=None,
         original_size=None,
@@ -150,7 +154,12 @@ class StoryPipeline(StableDiffusionXLPipeline):
             0 to 1: the fraction of each panel's tokens that the other panels read in self-attention. 0: plain
             sampling.
         window : int, optional
-            Panels in a sliding window (Algorithm 1), at least 1; ``None``: every panel reads every other.
+            Panels that go through the U-Net together, at least 1: a longer story needs no more memory than a
+            story of this length.  ``None``: every panel reads every other.
+        long_story : {"passes", "attention", "bank"}
+            How panels beyond the window are reached (`attention.passes`): overlapping windows over whole
+            passes, averaged; sliding windows inside each layer (Algorithm 1, whose memory still grows with
+            the story); or a bank, written by the first ``window`` panels and read by the others.
         start_merge_step : int or float, optional
             Delayed conditioning, as released: the steps up to and including this one (counted from 0) read
             the text alone, the later ones the identity too; -1: all read the identity.  A float from 0.0 to
@@ -174,6 +183,8 @@ class StoryPipeline(StableDiffusionXLPipeline):
             beginnings of names.
         schedule : SamplingSchedule, optional
             In which steps; always by default, ``SamplingSchedule.released()`` as in the released code.
+        recorder : recorder.AttentionRecorder, optional
+            Keeps attention maps of this call.
         height, width : int, optional
             Pixels; what the model was made for by default. Multiples of the autoencoder's and the U-Net's
             scale.
@@ -285,6 +296,7 @@ class StoryPipeline(StableDiffusionXLPipeline):
         id_images,
         consistency,
         window,
+        long_story,
         start_merge_step,
         num_inference_steps,
         guidance_scale,
@@ -293,6 +305,7 @@ class StoryPipeline(StableDiffusionXLPipeline):
         same_noise,
         layers,
         schedule,
+        recorder,
         height,
         width,
         original_size,
@@ -312,6 +325,7 @@ class StoryPipeline(StableDiffusionXLPipeline):
         self._check(
             consistency,
             window,
+            long_story,
             num_inference_steps,
             guidance_scale,
             guidance_rescale,
@@ -333,22 +347,22 @@ class StoryPipeline(StableDiffusionXLPipeline):
         for story, images in zip(stories, id_images, strict=True):
             who += self._identities([p.prompt for p in story], images)
         prompts = [p if w is None else "" for p, w in zip(prompts, who, strict=True)]
-        prompt_embeds, add_text_embeds = self._encode(prompts, device)  # [B, 77, D], [B, P]
-        for j, w in enumerate(who):  # text alone, at first
-            if w is not None:
-                prompt_embeds[j], add_text_embeds[j] = w.text_embeds[0], w.text_pooled[0]
+        states, pooled = self._encode(prompts, device)
+        if any(who):  # text alone, at first
+            states, pooled = states.clone(), pooled.clone()
+            for j, w in enumerate(who):
+                if w is not None:
+                    states[j], pooled[j] = w.text_embeds[0], w.text_pooled[0]
+        told = [(states, pooled)]  # the halves: [B, 77, D], [B, P]
+        if two:
+            told.insert(0, self._encode(negatives, device))  # the unconditional half comes first
         sizes = original_size or (height, width), crops_coords_top_left, target_size or (height, width)
         add_time_ids = self._get_add_time_ids(
             *sizes,
-            dtype=prompt_embeds.dtype,  # [B, 6]
-            text_encoder_projection_dim=add_text_embeds.shape[-1],
+            dtype=told[0][0].dtype,  # [1, 6]
+            text_encoder_projection_dim=told[0][1].shape[-1],
         )
-        add_time_ids = add_time_ids.to(device).repeat(len(panels), 1)
-        if two:
-            none_embeds, none_pooled = self._encode(negatives, device)
-            prompt_embeds = torch.cat([none_embeds, prompt_embeds])  # [2B, 77, D]
-            add_text_embeds = torch.cat([none_pooled, add_text_embeds])  # [2B, P]
-            add_time_ids = torch.cat([add_time_ids] * 2)  # [2B, 6]
+        add_time_ids = add_time_ids.to(device).expand(len(panels) * len(told), -1)  # [2B, 6]
 
         # where it starts: a scheduler of its own, noise per panel
         scheduler = copy.deepcopy(self.scheduler)
@@ -356,67 +370,86 @@ class StoryPipeline(StableDiffusionXLPipeline):
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)
         shape = self.unet.config.in_channels, height // self.vae_scale_factor, width // self.vae_scale_factor
-        latents, generator = self._noise(seeds, len(stories[0]), shape, same_noise, generator, latents)
-        latents = latents.to(device, prompt_embeds.dtype) * scheduler.init_noise_sigma  # [B, 4, h, w]
+        f = len(stories[0])
+        latents, generator = self._noise(seeds, f, shape, same_noise, generator, latents)
+        latents = latents.to(device, told[0][0].dtype) * scheduler.init_noise_sigma  # [B, 4, h, w]
         known = inspect.signature(scheduler.step).parameters
         extra = {k: v for k, v in {"eta": eta, "generator": generator}.items() if k in known}
 
-        share = Sharing(len(stories[0]), consistency, seeds, schedule, window)
+        # which panels go through the U-Net together
+        alone = [[panel.no_character for panel in story] for story in stories]
+        share = self.sharing(f, consistency, seeds, schedule, window, alone)
+        parts = passes(f, window, long_story, sharing=consistency > 0)
+        if len(parts) > 1:
+            share.window = None  # the passes are the windows
         self._num_timesteps = len(timesteps)
         with (
+            recorder.watching(self.unet, share, stories, self.tokenizer) if recorder else nullcontext(),
             share.installed(self.unet, layers) if consistency > 0 else nullcontext(),
+            use_lora(self.unet, False) if self.id_encoder else nullcontext(),
             self.progress_bar(total=len(timesteps)) as bar,
         ):
             for i, t in enumerate(timesteps):
                 if self.interrupt:
                     break
-                share.step = i
                 if i == merge and any(who):  # from here on the identity is read too
-                    prompt_embeds, add_text_embeds = self._merged(prompt_embeds, add_text_embeds, who)
-                x = torch.cat([latents] * 2) if two else latents  # [2B, 4, h, w]
-                added = {"text_embeds": add_text_embeds, "time_ids": add_time_ids}
-                pred = self.unet(
-                    scheduler.scale_model_input(x, t),
-                    t,
-                    encoder_hidden_states=prompt_embeds,
-                    added_cond_kwargs=added,
-                    return_dict=False,
-                )[0]  # [2B, 4, h, w]
-                if two:
-                    uncond, cond = pred.chunk(2)  # [B, 4, h, w]
-                    pred = guide(uncond, cond, guidance_scale)
-                    pred = rescale(pred, cond, guidance_rescale) if guidance_rescale else pred
+                    told[-1] = self._merged(*told[-1], who)
+                    use_lora(self.unet, True)
+                x = scheduler.scale_model_input(latents, t)
+                halves = self._predict(x, t, told, add_time_ids, share, i, parts, f)  # each [B, 4, h, w]
+                pred = guide(*halves, guidance_scale) if two else halves[0]
+                pred = rescale(pred, halves[1], guidance_rescale) if two and guidance_rescale else pred
                 latents = scheduler.step(pred, t, latents, **extra, return_dict=False)[0].to(latents.dtype)
 
                 if callback_on_step_end is not None:
                     tensors = {
                         "latents": latents,
-                        "prompt_embeds": prompt_embeds,
-                        "add_text_embeds": add_text_embeds,
+                        "prompt_embeds": torch.cat([states for states, _ in told]),  # [2B, 77, D]
+                        "add_text_embeds": torch.cat([pooled for _, pooled in told]),  # [2B, P]
                         "add_time_ids": add_time_ids,
                     }
                     given = {k: tensors[k] for k in callback_on_step_end_tensor_inputs}
                     tensors |= callback_on_step_end(self, i, t, given) or {}
-                    latents, prompt_embeds = tensors["latents"], tensors["prompt_embeds"]
-                    add_text_embeds, add_time_ids = tensors["add_text_embeds"], tensors["add_time_ids"]
+                    latents, add_time_ids = tensors["latents"], tensors["add_time_ids"]
+                    both = (tensors[k].chunk(len(told)) for k in ("prompt_embeds", "add_text_embeds"))
+                    told = list(zip(*both, strict=True))
                 bar.update()
 
-        images = latents if output_type == "latent" else self._decode(latents)
+        images = latents if output_type == "latent" else self._decode(latents, output_type)
         self.maybe_free_model_hooks()
-        f = len(stories[0])
-        finish = (
-            (lambda x: x)
-            if output_type == "latent"
-            else (lambda x: self.image_processor.postprocess(x, output_type=output_type))
-        )
         return [
-            StoryOutput(finish(images[j * f : (j + 1) * f]), story, seed)
+            StoryOutput(images[j * f : (j + 1) * f], story, seed)
             for j, (story, seed) in enumerate(zip(stories, seeds, strict=True))
         ]
 
+    def _predict(self, x, t, told, add_time_ids, share, step, parts, panels):
+        """What the U-Net predicts for latents x [B, 4, h, w]: a tensor of that shape for each half.
+
+        A panel that is in several passes gets the mean of its predictions.
+        """
+        halves = [torch.zeros_like(x) for _ in told]
+        count = torch.zeros(panels, device=x.device, dtype=x.dtype)
+        for some, role in parts:
+            share.enter(step, some, role)
+            every = len(some) == panels
+            rows = torch.arange(len(x), device=x.device).view(-1, panels)[:, some.start : some.stop].flatten()
+            few = [part if every else part[rows] for part in (x, *(p for half in told for p in half))]
+            sizes = [ids if every else ids[rows] for ids in add_time_ids.chunk(len(told))]
+            pred = self.unet(
+                torch.cat([few[0]] * len(told)),  # [2B, 4, h, w]
+                t,
+                encoder_hidden_states=torch.cat(few[1::2]),  # [2B, 77, D]
+                added_cond_kwargs={"text_embeds": torch.cat(few[2::2]), "time_ids": torch.cat(sizes)},
+                return_dict=False,
+            )[0].chunk(len(told))
+            for half, part in zip(halves, pred, strict=True):
+                half[rows] += part
+            count[some.start : some.stop] += 1
+        return [half / count.repeat(len(x) // panels)[:, None, None, None] for half in halves]
+
     # ------------------------------------------------------------------------------------------ identity
 
-    def load_identity(self, name="micro", trigger_word="img"):
+    def load_identity(self, name="micro", trigger_word="img", lora=True):
         """Attach an identity encoder, so that `id_images` can be given.
 
         Parameters
@@ -425,6 +458,9 @@ class StoryPipeline(StableDiffusionXLPipeline):
             ``"micro"`` (trained by this repository), or a folder that ``IDEncoder.save_pretrained`` wrote.
         trigger_word : str
             The word that, after a noun, stands for the pictures.
+        lora : bool
+            Whether to load the LoRA that was trained with it, where the folder has one.  It is switched on in
+            the steps that read an identity, and off in all others.
 
         Returns
         -------
@@ -440,7 +476,7 @@ class StoryPipeline(StableDiffusionXLPipeline):
         """
         folder = weights.path("identity") if name == "micro" else Path(name)
         with _no_loading_bars():
-            self.id_encoder, self.trigger_word = attach(folder, self.unet), trigger_word
+            self.id_encoder, self.trigger_word = attach(folder, self.unet, lora), trigger_word
         return self
 
     def _people(self, images):
@@ -499,14 +535,13 @@ class StoryPipeline(StableDiffusionXLPipeline):
         self.id_encoder.to(self._execution_device)
         return self.id_encoder.embed(pixels.to(self._execution_device, self.id_encoder.dtype))
 
-    def _merged(self, prompt_embeds, pooled, who):
+    def _merged(self, states, pooled, who):
         """The conditional half of what the U-Net reads, with the identities in their places."""
-        prompt_embeds, pooled = prompt_embeds.clone(), pooled.clone()
-        first = len(prompt_embeds) - len(who)  # with guidance the unconditional half comes first
+        states, pooled = states.clone(), pooled.clone()
         for j, w in enumerate(who):
             if w is not None:
-                prompt_embeds[first + j], pooled[first + j] = w.prompt_embeds[0], w.pooled[0]
-        return prompt_embeds, pooled
+                states[j], pooled[j] = w.prompt_embeds[0], w.pooled[0]
+        return states, pooled
 
     @torch.no_grad()
     def encode_identity_prompt(self, prompt, num_id_images, trigger_word="img"):
@@ -569,7 +604,15 @@ class StoryPipeline(StableDiffusionXLPipeline):
                     "there are no id_images. Give them, or leave the word out."
                 )
         fitting = [fit_caption(self.tokenizer_2, fit_caption(self.tokenizer, text)) for text in different]
-        embeds, _, pooled, _ = self.encode_prompt(fitting, device=device, do_classifier_free_guidance=False)
+        found = []
+        for i in range(0, len(fitting), 8):  # a long story's prompts need no more memory than a short one's
+            part = fitting[i : i + 8]
+            states, _, pooled, _ = self.encode_prompt(part, device=device, do_classifier_free_guidance=False)
+            found.append((states, pooled))
+        embeds, pooled = (torch.cat(x) for x in zip(*found, strict=True))
+        if len(different) == 1 and len(set(zeros)) == 1:  # such as no prompt at all: kept once
+            keep = 0 if zeros[0] else 1
+            return (embeds * keep).expand(len(texts), -1, -1), (pooled * keep).expand(len(texts), -1)
         rows = torch.tensor([different.index(t) for t in texts], device=embeds.device)
         keep = 1 - torch.tensor(zeros, dtype=embeds.dtype, device=embeds.device)
         return embeds[rows] * keep[:, None, None], pooled[rows] * keep[:, None]
@@ -600,21 +643,27 @@ class StoryPipeline(StableDiffusionXLPipeline):
             noise = noise.view(-1, panels, *shape)[:, :1].expand(-1, panels, *shape).reshape(noise.shape)
         return noise, generator
 
-    def _decode(self, latents):
-        """Latents [B, 4, h, w] -> pictures [B, 3, H, W], about -1 to 1; in float32 where that is needed."""
+    def _decode(self, latents, output_type):
+        """Latents [B, 4, h, w] -> pictures of this type; decoded in float32 where that is needed."""
         vae = self.vae
         upcast = vae.dtype == torch.float16 and vae.config.force_upcast
         if upcast:
             vae.to(torch.float32)
-        latents = latents.to(vae.dtype) / vae.config.scaling_factor
         mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
-        if mean is not None and std is not None:
-            mean, std = (torch.tensor(x).view(1, -1, 1, 1).to(latents) for x in (mean, std))
-            latents = latents * std + mean
-        images = torch.cat([vae.decode(x, return_dict=False)[0] for x in latents.split(8)])
+        images = []
+        for x in latents.split(4):
+            x = x.to(vae.dtype) / vae.config.scaling_factor
+            if mean is not None and std is not None:
+                m, d = (torch.tensor(v).view(1, -1, 1, 1).to(x) for v in (mean, std))
+                x = x * d + m
+            x = vae.decode(x, return_dict=False)[0]  # [4, 3, H, W], about -1 to 1
+            x = x if self.watermark is None else self.watermark.apply_watermark(x)
+            images.append(self.image_processor.postprocess(x, output_type=output_type))
         if upcast:
             vae.to(torch.float16)
-        return images if self.watermark is None else self.watermark.apply_watermark(images)
+        if output_type == "pil":
+            return [image for part in images for image in part]
+        return torch.cat(images) if output_type == "pt" else np.concatenate(images)
 
     def _size(self, height, width):
         """Pixels, from the model's config where they are not given."""
@@ -637,6 +686,7 @@ class StoryPipeline(StableDiffusionXLPipeline):
         self,
         consistency,
         window,
+        long_story,
         num_inference_steps,
         guidance_scale,
         guidance_rescale,
@@ -651,6 +701,8 @@ class StoryPipeline(StableDiffusionXLPipeline):
         _whole("num_inference_steps", num_inference_steps, 1)
         if window is not None:
             _whole("window", window, 1)
+        if long_story not in ("passes", "attention", "bank"):
+            raise ValueError(f"long_story is {long_story!r}; it must be 'passes', 'attention' or 'bank'.")
         if schedule is not None and not isinstance(schedule, SamplingSchedule):
             raise TypeError(
                 f"schedule must be a SamplingSchedule, such as SamplingSchedule.released(), not {schedule!r}."

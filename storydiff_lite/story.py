@@ -4,7 +4,7 @@
     a bear is sleeping in the forest   # It was a long one.
 
 What stands before ``#`` is the prompt that is drawn, what stands after it the caption that is printed under
-the panel.
+the panel.  A line that begins with ``[NC]`` has no character in it.
 """
 
 from dataclasses import dataclass
@@ -22,11 +22,14 @@ class Panel:
         What is printed under it; the prompt when it is left out.
     negative_prompt : str, optional
         What is not drawn, for this panel only.
+    no_character : bool
+        ``[NC]``: nobody of the story is in it, so that it neither reads other panels nor is read.
     """
 
     prompt: str
     caption: str | None = None
     negative_prompt: str | None = None
+    no_character: bool = False
 
     def __post_init__(self):
         if not isinstance(self.prompt, str):
@@ -61,7 +64,7 @@ def read_story(text):
     for number, line in enumerate(text.splitlines(), 1):
         prompt, mark, caption = (part.strip() for part in line.partition("#"))
         if prompt:
-            panels.append(Panel(prompt, caption or None))
+            panels.append(_panel(prompt, caption or None))
         elif mark:
             raise ValueError(
                 f"Line {number} of the story has no prompt before its '#': {line.strip()!r}. "
@@ -72,6 +75,15 @@ def read_story(text):
             'The story is empty. Write one panel a line, such as "a bear is reading in the forest".'
         )
     return panels
+
+
+NC = "[NC]"
+
+
+def _panel(prompt, caption=None):
+    """A panel of a prompt, which may begin with ``[NC]``."""
+    alone = prompt.lstrip().startswith(NC)
+    return Panel(prompt.lstrip().removeprefix(NC).lstrip() if alone else prompt, caption, no_character=alone)
 
 
 def as_panels(story):
@@ -118,4 +130,4 @@ def as_panels(story):
             raise ValueError(
                 f"Panel {number} of the story has an empty prompt: say what it shows, or leave the panel out."
             )
-    return [Panel(p) if isinstance(p, str) else p for p in story]
+    return [_panel(p) if isinstance(p, str) else p for p in story]

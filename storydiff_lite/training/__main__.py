@@ -9,6 +9,7 @@ repository: ``unet`` on a fresh clone trains a U-Net for the autoencoder and the
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from pathlib import Path
 
@@ -28,7 +29,7 @@ PARTS = ("vae", "clip", "judge", "decoder", "unet", "identity", "pack")
 #: optimizer steps on a CPU; a GPU does ten times as many in a fraction of the time
 STEPS = {"vae": 1600, "clip": 1200, "judge": 1400, "decoder": 2400, "unet": 7200}
 #: parts that the pipeline can do without
-MORE = {"identity": 2550}
+MORE = {"identity": 1500}
 DATA = {
     "vae": "7,000 samples of StoryWorld (seeds train/0 ...): pictures of one or two characters, comic strips",
     "decoder": "the same as vae, encoder frozen",
@@ -92,9 +93,9 @@ class Parts:
     packed weights, as ``(model, None, what their card says)``.
     """
 
-    def __init__(self, size, device, seed, folder, steps, fresh=tuple(STEPS), again=False):
+    def __init__(self, size, device, seed, folder, steps, fresh=tuple(STEPS), again=False, rank=16):
         self.size, self.device, self.seed, self.folder, self.steps = size, device, seed, folder, steps
-        self.fresh, self.again = fresh, again
+        self.fresh, self.again, self.rank = fresh, again, rank
         self.common = {"size": size, "device": device, "seed": seed, "folder": folder}
         self.got = {}
 
@@ -183,11 +184,20 @@ class Parts:
 
     def _identity(self):
         model, prompts, scale = self.vae[0], self.prompts(), 1 / self.vae[2]["latent_std"]
-        net = self.unet[0]
+        net = copy.deepcopy(self.unet[0])
         encoder, run = identity.train(
-            model, prompts, self.clip[0].vision, net, scale, self.steps["identity"], **self.common
+            model,
+            prompts,
+            self.clip[0].vision,
+            net,
+            scale,
+            self.steps["identity"],
+            rank=self.rank,
+            name="identity" if self.rank else "identity-no-lora",
+            **self.common,
         )
         net.set_attn_processor(AttnProcessor2_0())
+        self.lora = identity.lora_state(net)
         loss = identity.measure(encoder, model, prompts, net, scale, self.size, self.device)
         return encoder, run, {"loss": loss}
 
@@ -263,6 +273,9 @@ def pack(parts: Parts, folder=weights.DATA):
 
         def write_identity(to):
             encoder.save_pretrained(to)
+            if parts.lora:
+                layers = {k: v.half() for k, v in parts.lora.items()}
+                StableDiffusionXLPipeline.save_lora_weights(to / "lora", unet_lora_layers=layers)
             forget_paths(to)
 
         weights.atomic_save(folder / "identity", write_identity)
@@ -276,7 +289,7 @@ def pack(parts: Parts, folder=weights.DATA):
         "judge": [folder / "judge/model.safetensors"],
     }
     if with_identity:
-        files["identity"] = [folder / "identity/model.safetensors"]
+        files["identity"] = sorted((folder / "identity").rglob("*.safetensors"))
     batch = {"vae": 8, "decoder": 8, "clip": 96, "judge": 64, "unet": 32, "identity": 24}
     parts.judge[2]["reconstructions"] = judge.measure(
         parts.judge[0], parts.size, parts.device, vae=auto.to(parts.device)
@@ -307,6 +320,7 @@ def main(argv=None):
         action="store_true",
         help="of unet: begin with the packed weights instead of with nothing; the card tells",
     )
+    p.add_argument("--rank", type=int, default=16, help="of identity: rank of the LoRA, 0 for none")
     p.add_argument("--folder", default="checkpoints", help="where checkpoints and drawn pictures are kept")
     a = p.parse_args(argv)
     if a.steps is not None and a.steps < 1:
@@ -324,7 +338,7 @@ def main(argv=None):
     if a.steps:
         steps[a.part] = a.steps
     fresh = tuple(STEPS) if a.part == "all" else (a.part,)
-    parts = Parts(a.size, a.device, a.seed, a.folder, steps, fresh, a.again)
+    parts = Parts(a.size, a.device, a.seed, a.folder, steps, fresh, a.again, a.rank)
     if a.part in ("pack", "all"):
         pack(parts)
     else:

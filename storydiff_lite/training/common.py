@@ -35,8 +35,8 @@ class Optimizer:
     """Muon for matrices and convolution kernels inside the network, AdamW for everything else.
 
     Muon (Keller Jordan, 2024: momentum, then orthogonalized updates) reached the reconstruction of Adam in
-    clearly fewer pictures on the autoencoder of this project; embeddings, norms, biases and the first and
-    last layer stay with AdamW.  ``muon=False`` gives plain AdamW.
+    clearly fewer pictures on the autoencoder of this project; embeddings, norms, biases, LoRA matrices and
+    the first and last layer stay with AdamW.  ``muon=False`` gives plain AdamW.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class Optimizer:
 
     def __init__(self, named, lr, muon_lr=0.02, muon=True, decay=0.01):
         self.params = [(n, p) for n, p in named if p.requires_grad]
-        edge = ("conv_in", "conv_out", "embed", "position", "logit_scale", "head")
+        edge = ("conv_in", "conv_out", "embed", "position", "logit_scale", "head", "lora")
         self.is_muon = {
             n: muon and p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= 16 and not any(e in n for e in edge)
             for n, p in self.params
@@ -220,5 +220,10 @@ def machine() -> str:
 
 
 def autocast(device):
-    """bfloat16 arithmetic with float32 weights, on CPU and GPU alike."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16)
+    """bfloat16 arithmetic with float32 weights, on GPUs and on CPUs that have instructions for it.
+
+    Others emulate it and took twenty times as long as in float32.
+    """
+    kind = torch.device(device).type
+    native = kind != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.autocast(kind, torch.bfloat16, enabled=native)
