@@ -47,7 +47,7 @@ def test_summaries_follow_from_the_rows(name):
 
 
 def test_missing_record_says_how_to_make_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(experiments, "RESULTS", tmp_path)
+    monkeypatch.setattr(experiments.records, "RESULTS", tmp_path)
     with pytest.raises(FileNotFoundError, match="python -m storydiff_lite.experiments consistency"):
         experiments.load("consistency")
 

@@ -1,0 +1,30 @@
+"""Experiments too heavy for a page, one file each: ``python -m storydiff_lite.experiments [NAME]`` writes
+``book/results/NAME.json``.
+"""
+
+from . import consistency as _consistency
+from . import identity as _identity
+from .consistency import measure, settings, story
+from .identity import identity_settings, measure_identity, people
+from .records import load, mean_and_interval, summary
+
+EXPERIMENTS = {"consistency": _consistency.EXPERIMENT, "identity": _identity.EXPERIMENT}
+
+__all__ = [
+    "EXPERIMENTS",
+    "fingerprint",
+    "identity_settings",
+    "load",
+    "mean_and_interval",
+    "measure",
+    "measure_identity",
+    "people",
+    "settings",
+    "story",
+    "summary",
+]
+
+
+def fingerprint(name: str = "consistency") -> dict[str, str]:
+    """SHA-256 of the code and of the weights that a record measures."""
+    return EXPERIMENTS[name].fingerprint()
