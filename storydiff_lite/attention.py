@@ -59,6 +59,10 @@ def read(attn, q, k, v, index):
             result[rows] = read(attn, q[rows], k, v, torch.stack([index[r] for r in rows]))
         return result
     (readers, n, c), length, heads = q.shape, index.shape[1], attn.heads
+    some = max(1, len(k) // length)  # gathered at once: no more keys and values than there are anyway
+    if readers > some:
+        parts = [slice(r, r + some) for r in range(0, readers, some)]
+        return torch.cat([read(attn, q[part], k, v, index[part]) for part in parts])
     k, v = (x.index_select(0, index.flatten()).view(readers, length, c) for x in (k, v))  # [R, L, C]
     q, k, v = (x.unflatten(2, (heads, c // heads)).transpose(1, 2) for x in (q, k, v))  # [R, h, N or L, d]
     if attn.norm_q is not None:
