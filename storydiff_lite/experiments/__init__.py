@@ -2,13 +2,15 @@
 ``book/results/NAME.json``.
 """
 
-from . import consistency as _consistency
-from . import identity as _identity
+from . import comparison, consistency, failures, identity, records, sharing
 from .consistency import measure, settings, story
 from .identity import identity_settings, measure_identity, people
 from .records import load, mean_and_interval, summary
 
-EXPERIMENTS = {"consistency": _consistency.EXPERIMENT, "identity": _identity.EXPERIMENT}
+EXPERIMENTS = {
+    module.__name__.rpartition(".")[2]: module.EXPERIMENT
+    for module in (consistency, identity, sharing, failures, comparison)
+}
 
 __all__ = [
     "EXPERIMENTS",
@@ -19,6 +21,7 @@ __all__ = [
     "measure",
     "measure_identity",
     "people",
+    "records",
     "settings",
     "story",
     "summary",

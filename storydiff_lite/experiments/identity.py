@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from .. import world
+from .. import weights, world
 from ..judge import FREE, StoryJudge, faithfulness
 from ..pipeline import StoryPipeline
 from ..training.identity import withheld
@@ -27,11 +27,13 @@ def people(n: int = 100) -> list[list[world.Picture]]:
 
 
 def identity_settings() -> dict[str, dict]:
-    """Name -> number of reference pictures, whose they are, and when they come in."""
+    """Name -> number of reference pictures, whose they are, when they come in, and who reads them."""
     out = {"text only": {"references": 0}}
     out |= {f"{n} picture{'s' * (n > 1)}": {"references": n} for n in (1, 2, 4)}
     for share in (0.0, 0.4, 0.6, 0.8):  # 0.2 is the default, and stands above
         out[f"4 pictures, after {share:.0%}"] = {"references": 4, "start_merge_step": share}
+    out["4 pictures, LoRA switched off"] = {"references": 4, "lora": False}
+    out["4 pictures, trained without LoRA"] = {"references": 4, "weights": "identity-no-lora"}
     out["2 pictures of each of two"] = {"references": 4, "others": 2}
     out["4 pictures of another species"] = {"references": 4, "others": 4}
     return out
@@ -99,8 +101,10 @@ def identity(stories=100, device="cpu", only=None):
     record = header("identity", stories, 1) | EXPERIMENT.fingerprint()
 
     def rows_of(setting):
-        pipe.load_identity("micro", lora=setting.get("lora", True))
-        return measure_identity(pipe, judge, albums, **{k: v for k, v in setting.items() if k != "lora"})
+        setting = dict(setting)
+        folder = weights.path(setting.pop("weights", "identity"))
+        pipe.load_identity(folder, lora=setting.pop("lora", True))
+        return measure_identity(pipe, judge, albums, **setting)
 
     return sweep(record, identity_settings(), rows_of, KINDS, only)
 
@@ -109,5 +113,5 @@ EXPERIMENT = Experiment(
     identity,
     ("identity.py", "tokens.py", "guidance.py", "pipeline.py", "judge.py"),
     (people, identity_settings, measure_identity),
-    ("micro", "judge", "identity"),
+    ("micro", "judge", "identity", "identity-no-lora"),
 )

@@ -39,12 +39,15 @@ class Experiment:
         Hashed with ``run``.
     weights : tuple of str
         Folders of ``data/``.
+    stories : int
+        How many stories the record holds.
     """
 
     run: Callable
     files: tuple
     functions: tuple
     weights: tuple
+    stories: int = 100
 
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of the code and of the weights that the record measures."""
