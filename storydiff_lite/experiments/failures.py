@@ -37,7 +37,7 @@ def contradicting(i: int) -> list[str]:
     return out
 
 
-STORIES = {"one character": story, "two in turns": in_turns, "contradiction": contradicting}
+STORIES = {"two in turns": in_turns, "contradiction": contradicting}
 
 
 def failure_settings() -> dict[str, dict]:

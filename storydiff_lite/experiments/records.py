@@ -115,6 +115,9 @@ def load(name: str) -> dict:
 def sweep(record, settings, rows_of, kinds=("agreement", "fidelity"), only=None, summarize=None):
     """Fill a record: measure every setting in turn.
 
+    What is done is kept in ``checkpoints/``; a run that was interrupted goes on from there, if the code and
+    the weights are still the same.
+
     Parameters
     ----------
     record : dict
@@ -134,9 +137,9 @@ def sweep(record, settings, rows_of, kinds=("agreement", "fidelity"), only=None,
     dict
         The record.
     """
-    record |= {"settings": settings, "summary": {}, "seconds": {}, "rows": {}}
+    record = _begun(record) or record | {"settings": settings, "summary": {}, "seconds": {}, "rows": {}}
     for name, setting in tqdm(settings.items(), desc="settings"):
-        if only and name not in only:
+        if (only and name not in only) or name in record["rows"]:
             continue
         start = time.time()
         rows = rows_of(setting)
@@ -145,13 +148,34 @@ def sweep(record, settings, rows_of, kinds=("agreement", "fidelity"), only=None,
         record["seconds"][name] = round(time.time() - start, 1)
         said = ", ".join(f"{k} {record['summary'][name][k][0]:.3f}" for k in kinds)
         tqdm.write(f"{name:32s} {said}  ({record['seconds'][name]} s)")
-    return record
+        _write(_kept(record), record)
+    return {k: {n: record[k][n] for n in settings if n in v} if k in _PARTS else v for k, v in record.items()}
+
+
+_PARTS = ("summary", "seconds", "rows")
+
+
+def _kept(record):
+    return Path("checkpoints", f"record-{record['experiment']}-{record['stories']}.json")
+
+
+def _begun(record):
+    """What an interrupted run of the same code on the same weights has measured, or None."""
+    if not _kept(record).exists():
+        return None
+    found = json.loads(_kept(record).read_text())
+    return found if all(found.get(k) == v for k, v in record.items()) else None
+
+
+def _write(path, record):
+    text = json.dumps(record, indent=1, default=str)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights.atomic_save(path, lambda to: to.write_text(text))
 
 
 def save(name: str, record: dict) -> None:
     """Write a record, all of it or nothing."""
-    text = json.dumps(record, indent=1, default=str)
-    weights.atomic_save(RESULTS / f"{name}.json", lambda to: to.write_text(text))
+    _write(RESULTS / f"{name}.json", record)
 
 
 def verify(name: str, experiment: Experiment, stories: int, device="cpu") -> dict:
