@@ -116,8 +116,9 @@ chromium:
 	@bash tools/need_chromium.sh
 
 # --------------------------------------------------------------- for makers
-bench: $(ENV) ## seconds a panel, and what consistency costs
+bench: $(ENV) ## seconds a panel, and what consistency costs (minutes)
 	$(PY) benchmarks/bench.py $(ARGS)
+	$(PY) benchmarks/bench_attention.py $(ATTENTION_ARGS)
 
 train: $(ENV) ## train one part again: make train PART=vae (or text, unet, judge, ...)
 	@test -n "$(PART)" || { echo "Say which part to train: make train PART=vae. The parts:" >&2; \

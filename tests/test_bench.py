@@ -1,0 +1,100 @@
+"""The attention benchmark: its forms compute the same, its formulas count what is done and what is held."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from storydiff_lite.memory import peak_memory
+
+FILE = Path(__file__).parent.parent / "benchmarks" / "bench_attention.py"
+spec = importlib.util.spec_from_file_location("bench_attention", FILE)
+bench = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(bench)
+
+SIZES = [(5, 8, 12, 3, 0.5), (3, 10, 8, 2, 0.3), (2, 6, 4, 1, 1.0)]
+
+
+def forms(size, dtype=torch.float64):
+    panels, tokens, width, heads, rate = size
+    return bench.forms(panels, tokens, width, heads, rate, "cpu", dtype)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_ours_equals_the_mask_form_and_plain_does_not(size):
+    runs, mask = forms(size)
+    panels, tokens, width, _, rate = size
+    ours, masked, plain = (runs[name]() for name in ("ours", "mask", "plain"))
+    assert ours.shape == (2 * panels, tokens, width)
+    torch.testing.assert_close(ours, masked, atol=1e-10, rtol=0)
+    assert not torch.allclose(ours, plain, atol=1e-3)
+    assert mask.shape == (panels * tokens, panels * tokens)
+    assert (mask.sum(1) == bench.reads("ours", panels, tokens, rate)).all()
+
+
+def test_mask_shows_the_own_tokens_and_the_picks():
+    mask = bench.visible(torch.tensor([[1], [0], [2]]), 3)
+    rows = ["111100001", "010111001", "010100111"]
+    assert ["".join(map(str, row.int().tolist())) for row in mask[::3]] == rows
+    assert torch.equal(mask[::3], mask[1::3]) and torch.equal(mask[::3], mask[2::3])
+
+
+@pytest.mark.parametrize("form", bench.FORMS)
+@pytest.mark.parametrize("size", SIZES)
+def test_operations_are_those_that_pytorch_counts(form, size):
+    runs, _ = forms(size, torch.float32)
+    panels, tokens, width, _, rate = size
+    # the counter does not know the fused kernel of a CPU: it counts the products of the plain one
+    with (
+        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+        FlopCounterMode(display=False) as n,
+    ):
+        runs[form]()
+    assert n.get_total_flops() == sum(bench.flops(form, panels, tokens, width, rate))
+
+
+def test_the_floor_is_one_plus_rate_times_others():
+    for panels, rate in ((5, 0.5), (4, 0.25), (1, 0.5)):
+        ours, plain = (bench.flops(form, panels, 64, 32, rate)[0] for form in ("ours", "plain"))
+        assert ours / plain == pytest.approx(1 + rate * (panels - 1))
+
+
+@pytest.mark.parametrize("form", bench.FORMS)
+@pytest.mark.parametrize("size", [(5, 256, 32, 2, 0.5), (3, 200, 64, 2, 1.0)])
+def test_bytes_by_shapes_are_those_that_are_held(form, size):
+    runs, mask = forms(size, torch.float32)
+    panels, tokens, width, _, rate = size
+    with torch.no_grad(), peak_memory("cpu") as used:
+        runs[form]()
+    held = used.bytes + (mask.nbytes if form == "mask" else 0)
+    assert held == pytest.approx(bench.peak_bytes(form, panels, tokens, width, rate, 4), rel=0.1)
+
+
+def test_ours_needs_little_more_than_plain():
+    """At the size of the targets, by the shapes: less than a tenth of what the mask form adds."""
+    plain, ours, mask = (bench.peak_bytes(form, 5, 4096, 640, 0.5, 4) for form in bench.FORMS)
+    assert ours - plain < 0.1 * (mask - plain)
+
+
+def test_targets_are_missed_where_the_numbers_are_too_large():
+    def rows(ratio, to_mask, extra):
+        ours = {"form": "ours", "ratio": ratio, "to_mask": to_mask, "extra_bytes": extra, "floor": 3.0}
+        return [ours, {"form": "mask", "extra_bytes": 100}]
+
+    assert [met for *_, met in bench.targets(rows(3.4, 0.6, 10)).values()] == [True, True, True]
+    assert [met for *_, met in bench.targets(rows(3.5, 0.61, 11)).values()] == [False, False, False]
+
+
+def test_the_record_holds_both_sizes_and_was_counted_with_these_formulas():
+    record = json.loads(bench.RESULT.read_text())
+    assert {(r["tokens"], r["form"]) for r in record["rows"]} == {
+        (n, form) for n in (1024, 4096) for form in bench.FORMS
+    }
+    for r in record["rows"]:
+        size = record["panels"], r["tokens"], record["width"], record["rate"]
+        assert (r["attention_flops"], r["projection_flops"]) == bench.flops(r["form"], *size)
+        assert r["peak_bytes"] == pytest.approx(r["peak_bytes_by_shapes"], rel=0.1)
+        assert r["difference_to_mask"] < 1e-4
