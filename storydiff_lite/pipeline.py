@@ -347,20 +347,24 @@ class StoryPipeline(StableDiffusionXLPipeline):
         for story, images in zip(stories, id_images, strict=True):
             who += self._identities([p.prompt for p in story], images)
         prompts = [p if w is None else "" for p, w in zip(prompts, who, strict=True)]
-        states, pooled = self._encode(prompts, device)
+        f = len(stories[0])
+        parts = passes(f, window, long_story, sharing=consistency > 0)  # what goes through the U-Net together
+        halves = [negatives, prompts] if two else [prompts]  # the unconditional half comes first
+        if len(parts) == 1 or any(who) or callback_on_step_end is not None or getattr(self, "_all_hooks", []):
+            told = [self._encode(texts, device) for texts in halves]  # each: [B, 77, D], [B, P]
+        else:  # a long story: a pass's prompts are encoded when it comes, all would need memory by its length
+            told = [_Told(self._fit(texts), lambda t: self._encode(t, device)) for texts in halves]
         if any(who):  # text alone, at first
-            states, pooled = states.clone(), pooled.clone()
+            states, pooled = (x.clone() for x in told[-1])
             for j, w in enumerate(who):
                 if w is not None:
                     states[j], pooled[j] = w.text_embeds[0], w.text_pooled[0]
-        told = [(states, pooled)]  # the halves: [B, 77, D], [B, P]
-        if two:
-            told.insert(0, self._encode(negatives, device))  # the unconditional half comes first
+            told[-1] = states, pooled
         sizes = original_size or (height, width), crops_coords_top_left, target_size or (height, width)
         add_time_ids = self._get_add_time_ids(
             *sizes,
-            dtype=told[0][0].dtype,  # [1, 6]
-            text_encoder_projection_dim=told[0][1].shape[-1],
+            dtype=self.text_encoder_2.dtype,  # [1, 6]
+            text_encoder_projection_dim=self.text_encoder_2.config.projection_dim,
         )
         add_time_ids = add_time_ids.to(device).expand(len(panels) * len(told), -1)  # [2B, 6]
 
@@ -370,16 +374,14 @@ class StoryPipeline(StableDiffusionXLPipeline):
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)
         shape = self.unet.config.in_channels, height // self.vae_scale_factor, width // self.vae_scale_factor
-        f = len(stories[0])
         latents, generator = self._noise(seeds, f, shape, same_noise, generator, latents)
-        latents = latents.to(device, told[0][0].dtype) * scheduler.init_noise_sigma  # [B, 4, h, w]
+        latents = latents.to(device, add_time_ids.dtype) * scheduler.init_noise_sigma  # [B, 4, h, w]
         known = inspect.signature(scheduler.step).parameters
         extra = {k: v for k, v in {"eta": eta, "generator": generator}.items() if k in known}
 
         # which panels go through the U-Net together
         alone = [[panel.no_character for panel in story] for story in stories]
         share = self.sharing(f, consistency, seeds, schedule, window, alone)
-        parts = passes(f, window, long_story, sharing=consistency > 0)
         if len(parts) > 1:
             share.window = None  # the passes are the windows
         self._num_timesteps = len(timesteps)
@@ -396,9 +398,7 @@ class StoryPipeline(StableDiffusionXLPipeline):
                     told[-1] = self._merged(*told[-1], who)
                     use_lora(self.unet, True)
                 x = scheduler.scale_model_input(latents, t)
-                halves = self._predict(x, t, told, add_time_ids, share, i, parts, f)  # each [B, 4, h, w]
-                pred = guide(*halves, guidance_scale) if two else halves[0]
-                pred = rescale(pred, halves[1], guidance_rescale) if two and guidance_rescale else pred
+                pred = self._predict(x, t, told, add_time_ids, share, i, parts, f)  # [B, 4, h, w]
                 latents = scheduler.step(pred, t, latents, **extra, return_dict=False)[0].to(latents.dtype)
 
                 if callback_on_step_end is not None:
@@ -423,29 +423,49 @@ class StoryPipeline(StableDiffusionXLPipeline):
         ]
 
     def _predict(self, x, t, told, add_time_ids, share, step, parts, panels):
-        """What the U-Net predicts for latents x [B, 4, h, w]: a tensor of that shape for each half.
+        """The guided prediction for latents x [B, 4, h, w], of that shape.
 
-        A panel that is in several passes gets the mean of its predictions.
+        A panel that is in several passes gets the mean of its predictions.  Sums are kept only of panels that
+        a later pass will hold too: a longer story needs no more of them.
         """
-        halves = [torch.zeros_like(x) for _ in told]
-        count = torch.zeros(panels, device=x.device, dtype=x.dtype)
+        guided, sums = torch.empty_like(x), {}
+        passes_of = [sum(panel in some for some, _ in parts) for panel in range(panels)]
+        left = list(passes_of)
         for some, role in parts:
             share.enter(step, some, role)
-            every = len(some) == panels
             rows = torch.arange(len(x), device=x.device).view(-1, panels)[:, some.start : some.stop].flatten()
-            few = [part if every else part[rows] for part in (x, *(p for half in told for p in half))]
-            sizes = [ids if every else ids[rows] for ids in add_time_ids.chunk(len(told))]
+            every = len(some) == panels
+
+            def few(part, every=every, rows=rows):
+                return part if every else part[rows]
+
+            said = (half(rows) if isinstance(half, _Told) else map(few, half) for half in told)
+            states, pooled = (torch.cat(part) for part in zip(*said, strict=True))  # [2B, 77, D], [2B, P]
+            sizes = torch.cat([few(ids) for ids in add_time_ids.chunk(len(told))])  # [2B, 6]
             pred = self.unet(
-                torch.cat([few[0]] * len(told)),  # [2B, 4, h, w]
+                torch.cat([few(x)] * len(told)),  # [2B, 4, h, w]
                 t,
-                encoder_hidden_states=torch.cat(few[1::2]),  # [2B, 77, D]
-                added_cond_kwargs={"text_embeds": torch.cat(few[2::2]), "time_ids": torch.cat(sizes)},
+                encoder_hidden_states=states,
+                added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes},
                 return_dict=False,
-            )[0].chunk(len(told))
-            for half, part in zip(halves, pred, strict=True):
-                half[rows] += part
-            count[some.start : some.stop] += 1
-        return [half / count.repeat(len(x) // panels)[:, None, None, None] for half in halves]
+            )[0]
+            pred = pred.unflatten(0, (len(told), -1, len(some)))  # [H, S, F of this pass, 4, h, w]
+            for j, panel in enumerate(some):
+                total = pred[:, :, j] + sums.pop(panel, 0)  # [H, S, 4, h, w]
+                left[panel] -= 1
+                if left[panel]:
+                    sums[panel] = total
+                else:
+                    guided[panel::panels] = self._guide(*total / passes_of[panel])
+            del pred, total  # not beside the next pass
+        return guided
+
+    def _guide(self, first, cond=None):
+        """Guidance and its rescaling: both halves, or one without guidance, [S, 4, h, w] -> [S, 4, h, w]."""
+        if cond is None:
+            return first
+        pred, phi = guide(first, cond, self.guidance_scale), self.guidance_rescale
+        return rescale(pred, cond, phi) if phi else pred
 
     # ------------------------------------------------------------------------------------------ identity
 
@@ -595,18 +615,11 @@ class StoryPipeline(StableDiffusionXLPipeline):
     def _encode(self, texts, device):
         """Texts -> (tokens [B, 77, D], pooled [B, P]); each different one is encoded once, None is empty."""
         zeros = [t is None and self.config.force_zeros_for_empty_prompt for t in texts]
-        texts = [t or "" for t in texts]
+        texts = [t or "" for t in self._fit(texts)]
         different = list(dict.fromkeys(texts))
-        for text in different:
-            if TRIGGER_ID in self.tokenizer(text, verbose=False).input_ids:
-                raise TriggerWordError(
-                    f"The prompt {text!r} holds the trigger word, which stands for pictures of a person, and "
-                    "there are no id_images. Give them, or leave the word out."
-                )
-        fitting = [fit_caption(self.tokenizer_2, fit_caption(self.tokenizer, text)) for text in different]
         found = []
-        for i in range(0, len(fitting), 8):  # a long story's prompts need no more memory than a short one's
-            part = fitting[i : i + 8]
+        for i in range(0, len(different), 8):  # a long story's prompts need no more memory than a short one's
+            part = different[i : i + 8]
             states, _, pooled, _ = self.encode_prompt(part, device=device, do_classifier_free_guidance=False)
             found.append((states, pooled))
         embeds, pooled = (torch.cat(x) for x in zip(*found, strict=True))
@@ -616,6 +629,20 @@ class StoryPipeline(StableDiffusionXLPipeline):
         rows = torch.tensor([different.index(t) for t in texts], device=embeds.device)
         keep = 1 - torch.tensor(zeros, dtype=embeds.dtype, device=embeds.device)
         return embeds[rows] * keep[:, None, None], pooled[rows] * keep[:, None]
+
+    def _fit(self, texts):
+        """Texts as long as both text encoders can read, None left as it is; warns of words that are lost."""
+        fitting = {}
+        for text in texts:
+            if text is None or text in fitting:
+                continue
+            if TRIGGER_ID in self.tokenizer(text, verbose=False).input_ids:
+                raise TriggerWordError(
+                    f"The prompt {text!r} holds the trigger word, which stands for pictures of a person, and "
+                    "there are no id_images. Give them, or leave the word out."
+                )
+            fitting[text] = fit_caption(self.tokenizer_2, fit_caption(self.tokenizer, text))
+        return [text if text is None else fitting[text] for text in texts]
 
     def _noise(self, seeds, panels, shape, same_noise, generator, latents):
         """Initial noise [B, *shape] of deviation 1, and a generator for each panel."""
@@ -716,6 +743,29 @@ class StoryPipeline(StableDiffusionXLPipeline):
                 f"A step callback cannot get {', '.join(unknown)}; it can get "
                 f"{', '.join(self._callback_tensor_inputs)}."
             )
+
+
+class _Told:
+    """Texts of all panels, encoded for a pass when it comes; those of the pass before are kept.
+
+    Parameters
+    ----------
+    texts : list of B str or None
+    encode : callable
+        ``encode(texts) -> (states [n, 77, D], pooled [n, P])``
+    """
+
+    def __init__(self, texts, encode):
+        self.texts, self.encode, self.kept = texts, encode, {}
+
+    def __call__(self, rows):
+        """States [R, 77, D] and pooled [R, P] of these R panels."""
+        texts = [self.texts[i] for i in rows.tolist()]
+        new = [text for text in dict.fromkeys(texts) if text not in self.kept]
+        self.kept = {text: pair for text, pair in self.kept.items() if text in texts}
+        if new:  # each row with a storage of its own, so that it can go alone
+            self.kept |= {t: (x.clone(), y.clone()) for t, x, y in zip(new, *self.encode(new), strict=True)}
+        return [torch.stack(parts) for parts in zip(*(self.kept[text] for text in texts), strict=True)]
 
 
 #: a tokenizer is made once for each trigger word

@@ -6,9 +6,13 @@ neither Python nor a network.
 
 from __future__ import annotations
 
+import base64
+import zlib
 from pathlib import Path
 
 import anywidget
+import numpy as np
+import torch
 import traitlets
 
 from .figures import data_url
@@ -135,3 +139,175 @@ class TokenExplorer(anywidget.AnyWidget):
             self.answer = {"rows": [], **view, "alive": True, "asked": asked}
         elif asked:
             self.answer = {"alive": True}
+
+
+class AttentionExplorer(anywidget.AnyWidget):
+    """A story's panels: what a patch of one reads in all of them, and where a word of the prompt lands.
+
+    All maps travel with it, packed to `LEVELS` + 1 shades, so that a page without a kernel answers too; with
+    one, the reader can type another story.
+
+    Parameters
+    ----------
+    runs : dict
+        Name of a rate (such as ``"0.5"``) -> (StoryOutput, AttentionRecorder that watched it); all of one
+        story, recorded with the same steps, layers and grid, ``heads="each"`` and ``cross=True``.
+    tell : callable, optional
+        ``tell(text, seed) -> runs`` for a story that is typed; a ValueError or TypeError of it is shown to
+        the reader.
+    start : dict, optional
+        What is shown at first: ``rate``, ``step``, ``layer``, ``panel``, ``cell``, ``word``, each a position
+        counted from 0; the middle ones are taken for those left out.
+
+    Raises
+    ------
+    ValueError
+        No runs, or recorders that differ in what they kept.
+    """
+
+    LEVELS = 5
+
+    _esm = _script("attention_explorer.js")
+    _css = _HERE / "attention_explorer.css"
+    view = traitlets.Dict().tag(sync=True)
+    query = traitlets.Dict().tag(sync=True)
+    answer = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, runs, tell=None, start=None):
+        super().__init__(view=attention_view(runs, start))
+        self._tell = tell
+
+    @traitlets.observe("query")
+    def _asked(self, change):
+        asked = change["new"]
+        alive = {"alive": True, "can_tell": self._tell is not None}
+        if "text" not in asked:
+            self.answer = alive if asked else {}
+            return
+        try:
+            self.answer = alive | {
+                "view": attention_view(self._tell(asked["text"], asked["seed"])),
+                "asked": asked,
+            }
+        except (ValueError, TypeError) as error:
+            self.answer = alive | {"error": str(error), "asked": asked}
+
+
+def attention_view(runs, start=None) -> dict:
+    """What an `AttentionExplorer` shows, as plain data: pictures as addresses, maps packed.
+
+    Parameters
+    ----------
+    runs, start
+        As of `AttentionExplorer`.
+
+    Returns
+    -------
+    dict
+        ``maps[rate][step][layer]`` holds, each deflated and in base64: ``codes``, ``tops`` [heads, F, P]
+        (`_pack`); ``mass`` uint8 [heads, F, P, F]; ``marks``, a bit for each token that may be read [F, N];
+        ``peaks`` uint16 [heads and mean, F, P, 2], the patch that is read most in the other panels and its
+        share; ``wordCodes``, ``wordTops`` [heads, words].
+    """
+    if not runs:
+        raise ValueError("An attention explorer needs at least one run: {rate: (output, recorder)}.")
+    first = next(iter(runs.values()))[1]
+    kept = [
+        (r.prompts, r.steps, r.layers, r.cross, [r.grid_of(n) for n in r.layers]) for _, r in runs.values()
+    ]
+    if any(k != kept[0] for k in kept) or len(set(map(tuple, kept[0][-1]))) > 1 or not first.cross:
+        raise ValueError(
+            "All runs must be recorded of one story, with the same steps, layers and grid (a number, so that "
+            "all layers have the same patches) and with cross=True."
+        )
+    words = ["(begin)"]
+    for panel in range(first.panels):
+        words += [w for w, _ in first.words(panel) if w.lower() not in (x.lower() for x in words)]
+    words = [*words[1:], words[0], "(end)", "(padding)"]  # what no word is comes last
+    has = [[bool(_places(first, j, w)) for j in range(first.panels)] for w in words]
+    rows, columns = first.grid_of(first.layers[0])
+    long = [i for i, w in enumerate(words) if len(w) > 3 and all(has[i])]
+    begin = {
+        "rate": len(runs) // 2,
+        "step": len(first.steps) // 2,
+        "layer": len(first.layers) // 2,
+        "panel": 0,
+        "cell": rows // 2 * columns + columns // 2,
+        "word": long[0] if long else 0,
+    }
+    return {
+        "prompts": first.prompts,
+        "grid": [rows, columns],
+        "rates": [str(name) for name in runs],
+        "steps": [str(s) for s in first.steps],
+        "layers": [
+            {
+                "label": _layer_label(n, first.tokens_of(n)),
+                "heads": len(first.heads_of(n)),
+                "tokens": list(first.tokens_of(n)),
+            }
+            for n in first.layers
+        ],
+        "words": words,
+        "has": has,
+        "levels": AttentionExplorer.LEVELS,
+        "pictures": [[data_url(i)[0] for i in output.images] for output, _ in runs.values()],
+        "maps": [[[_packed(r, s, n, words) for n in r.layers] for s in r.steps] for _, r in runs.values()],
+        "start": begin | (start or {}),
+    }
+
+
+def _layer_label(name, tokens):
+    """``"up_blocks.1.attentions.0. ..."`` -> ``"up 1.0, 16×16 tokens"``."""
+    place = ".".join(part for part in name.split(".transformer_blocks")[0].split(".") if part.isdigit())
+    return f"{name.split('_')[0]} {place}, {tokens[0]}×{tokens[1]} tokens"
+
+
+def _places(recorder, panel, word):
+    """Columns of a cross-attention map that a word (or what no word is) has in a panel's prompt."""
+    special = {"(begin)": [0], "(end)": [len(recorder.tokens[panel]) - 1], "(padding)": [-1]}
+    if word in special:
+        return special[word]
+    return [p for w, places in recorder.words(panel) if w.lower() == word.lower() for p in places]
+
+
+def _pack(x, levels):
+    """Rows [..., X] of shares -> codes uint8 [..., X] and each row's largest number, uint16 [...].
+
+    value = top / 65535 * (code / levels)**2: the shades are even in the square root, as the colours are.
+    """
+    top = x.amax(-1, keepdim=True)
+    codes = (x / top.clamp(min=1e-30)).sqrt().mul(levels).round()
+    return codes.numpy().astype(np.uint8), (top[..., 0] * 65535).round().numpy().astype("<u2")
+
+
+def _deflated(array):
+    return base64.b64encode(zlib.compress(array.tobytes(), 9)).decode()
+
+
+def _packed(recorder, step, layer, words):
+    """The packed maps of a step and layer, see `attention_view`."""
+    heads, f = recorder.heads_of(layer), recorder.panels
+    maps = torch.stack([recorder.map(step, layer, h) for h in heads])  # [h, F, P, F, P]
+    codes, tops = _pack(maps.flatten(3), AttentionExplorer.LEVELS)
+    others = torch.cat([maps, maps.mean(0, keepdim=True)])  # [h + 1, F, P, F, P]
+    others = others * (1 - torch.eye(f))[:, None, :, None]  # one's own panel does not count
+    share, where = others.flatten(3).max(-1)  # [h + 1, F, P]
+    peaks = np.stack([where.numpy(), (share * 65535).round().numpy()], -1).astype("<u2")
+    mass = torch.stack([recorder.mass(step, layer, h) for h in heads])  # [h, F, P, F]
+    landing = torch.zeros(len(heads), len(words), f, maps.shape[2])
+    for k, h in enumerate(heads):
+        cross = recorder.cross_map(step, layer, h)  # [F, P, X]
+        for w, word in enumerate(words):
+            for j in range(f):
+                landing[k, w, j] = cross[j][:, _places(recorder, j, word)].sum(-1)
+    word_codes, word_tops = _pack(landing.flatten(2), AttentionExplorer.LEVELS)
+    return {
+        "codes": _deflated(codes),
+        "tops": _deflated(tops),
+        "mass": _deflated((mass * 255).round().numpy().astype(np.uint8)),
+        "marks": _deflated(np.packbits(recorder.sampled(step, layer).numpy().ravel())),
+        "peaks": _deflated(peaks),
+        "wordCodes": _deflated(word_codes),
+        "wordTops": _deflated(word_tops),
+    }

@@ -300,20 +300,75 @@ def test_late_times_are_later():
     assert abs(times[0].mean() - 500) < 30 and abs(times[1].mean() - 667) < 30
 
 
-def test_identity_encoder_learns_and_leaves_the_unet_alone(tmp_path, packed):
+@pytest.mark.parametrize("rank", [0, 2])
+def test_identity_encoder_learns_and_leaves_the_unet_alone(tmp_path, packed, rank):
     torch.manual_seed(0)
     net = unet.build((16, 32))
     before = state(net)
-    kw = {"batch": 4, "pictures": 12, "folder": tmp_path}
+    kw = {"batch": 4, "pictures": 12, "folder": tmp_path, "rank": rank, "naming": 1}
     parts = packed.vae[0], packed.prompts(), packed.clip[0].vision, net, 0.23
     encoder, run = identity.train(*parts, steps=3, **kw)
-    assert run.done == 3 and same(before, state(net))
+    after = {k.replace(".base_layer", ""): v for k, v in state(net).items() if ".lora_" not in k}
+    assert run.done == 3 and same(before, after)
+    lora = identity.lora_of(net)
+    assert len(lora) == (2 * 4 * sum("attn" in n for n in net.attn_processors) if rank else 0)
+    if rank:  # it began with nothing to say, and has something to say now
+        assert any(v.abs().max() > 0 for n, v in lora.items() if ".lora_B." in n)
+        assert set(identity.lora_state(net)) == {n.replace(".identity", "") for n in lora}
     begun = identity.build(packed.clip[0].vision).state_dict()
     moved = {k for k, v in encoder.state_dict().items() if not torch.equal(v, begun[k])}
     assert "visual_projection_2.weight" in moved and "fuse_module.mlp1.fc1.weight" in moved
     assert "vision_model.post_layernorm.weight" in moved
     told = identity.measure(encoder, packed.vae[0], packed.prompts(), net, 0.23, n=4, times=(900,))
     assert set(told) == {"text only", "all in words", "1 picture", "4 pictures"}
+
+
+def test_what_is_told_in_words_teaches_without_the_lora():
+    """A LoRA that spoils every prediction must not spoil the teacher's."""
+    torch.manual_seed(0)
+    net = unet.build((16, 32)).eval()
+    identity.add_lora(net, 2)
+    x, states = torch.randn(2, 4, 16, 16), torch.randn(2, 77, 96)
+    said, ids = (states, torch.randn(2, 64)), torch.zeros(2, 6)
+    schedule, weight = unet.noise_schedule(), torch.ones(2, 1, 16, 16)
+    _, taught = identity.losses(net, schedule, x, said, said, ids, "cpu", weight)
+    assert float(taught) < 1e-10, "told the same, it predicts the same"
+    with torch.no_grad():
+        for name, p in identity.lora_of(net).items():
+            p.copy_(torch.randn_like(p)) if ".lora_B." in name else None
+    _, spoiled = identity.losses(net, schedule, x, said, said, ids, "cpu", weight)
+    assert float(spoiled.detach()) > 1e-4
+    with identity.without_lora(net):
+        quiet = identity.velocities(net, x, torch.tensor([500, 500]), said, ids, "cpu")
+    assert not torch.equal(quiet, identity.velocities(net, x, torch.tensor([500, 500]), said, ids, "cpu"))
+
+
+def test_fused_tokens_must_name_their_character():
+    """The loss reads the class tokens of each prompt, and skin of people only."""
+    torch.manual_seed(0)
+    net = unet.build((16, 32))
+    config = identity.CLIPVisionConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=16,
+        patch_size=8, projection_dim=32, projection_dim_2=64,
+    )  # fmt: skip
+    learner = identity.Learner(identity.build(type("V", (), _vision(config)), (32, 64)), net)
+    bear, girl = world.Character("bear", "orange"), world.Character("girl", "black", skin="dark")
+    fused, mask = torch.randn(2, 77, 96), torch.zeros(2, 77, dtype=torch.bool)
+    mask[0, 2:4] = mask[1, 2:4] = True
+    loss = learner.naming_loss(fused, mask, [bear, girl])
+    elsewhere = fused.clone()
+    elsewhere[:, 10:] += 1
+    assert torch.equal(loss, learner.naming_loss(elsewhere, mask, [bear, girl]))
+    assert not torch.equal(loss, learner.naming_loss(fused, mask, [bear, world.Character("girl", "pink")]))
+    pale = world.Character("bear", "orange", skin="dark")
+    assert torch.equal(loss, learner.naming_loss(fused, mask, [pale, girl])), "a bear shows no skin"
+
+
+def _vision(config):
+    from transformers import CLIPVisionModelWithProjection
+
+    model = CLIPVisionModelWithProjection(config)
+    return {"config": config, "vision_model": model.vision_model}
 
 
 def test_withheld_characters_stay_out(tmp_path):

@@ -172,7 +172,7 @@ class Run:
         if i % 20 == 0:
             self.log.append(
                 {"step": i, "loss": round(float(loss.detach()), 5), "norm": round(norm, 3)}
-                | {k: round(float(v), 5) for k, v in numbers.items()}
+                | {k: round(float(torch.as_tensor(v).detach()), 5) for k, v in numbers.items()}
             )
 
     def averaged(self):
