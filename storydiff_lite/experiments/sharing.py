@@ -20,15 +20,15 @@ STEPS, SEEDS = 15, 3
 KINDS = ("agreement", "fidelity", "copying")
 
 
-class OwnTwice(Sharing):
-    """Algorithm 1 as printed: the sample comes from all panels, and the own tokens are appended once more.
-
-    Here the own tokens are simply read twice, which is what that does at rate 1.
+class AsPrinted(Sharing):
+    """Algorithm 1 as printed: the sample is drawn from all panels, and all own tokens are appended to it, so
+    that a part of them, as large as the rate, is read twice.
     """
 
     def lists(self, layer, n, halves):
         lists = super().lists(layer, n, halves)  # [H S, F, L], own tokens first
-        return torch.cat([lists[..., :n], lists], -1)
+        own = self.picks(layer, n).repeat(halves, 1, 1) + lists[..., :1]  # [H S, F, K] of the own tokens
+        return torch.cat([lists, own], -1)
 
 
 class Unrelated(Sharing):
@@ -42,7 +42,7 @@ class Unrelated(Sharing):
         return torch.cat([lists[..., :n], others], -1)
 
 
-SHARING = {"own twice": OwnTwice, "unrelated": Unrelated}
+SHARING = {"as printed": AsPrinted, "unrelated": Unrelated}
 
 
 def sharing_settings() -> dict[str, dict]:
@@ -55,7 +55,7 @@ def sharing_settings() -> dict[str, dict]:
         out[f"{name} third of the steps"] = half | {"steps": [first, first + third]}
     out["released schedule"] = half | {"steps": "released"}
     out["unrelated tokens"] = half | {"sharing": "unrelated"}
-    out["own tokens twice"] = half | {"sharing": "own twice"}
+    out["Algorithm 1 as printed"] = half | {"sharing": "as printed"}
     out["none, one noise"] = {"consistency": 0, "same_noise": True}
     out["up blocks, one noise"] = half | {"same_noise": True}
     out["up blocks, rate 1"] = {"consistency": 1}
@@ -131,7 +131,7 @@ def sharing(stories=20, device="cpu", only=None):
 EXPERIMENT = Experiment(
     sharing,
     ("attention.py", "guidance.py", "pipeline.py", "judge.py"),
-    (story, measure, sharing_settings, arguments, copying, by_story, repeated, OwnTwice, Unrelated),
+    (story, measure, sharing_settings, arguments, copying, by_story, repeated, AsPrinted, Unrelated),
     ("micro", "judge"),
     stories=20,
 )

@@ -7,10 +7,16 @@ pictures alone.
 
 Deviations.  All of the small image encoder is trained, not its last layers; one to four reference pictures a
 step instead of all there are.  The denoising loss alone taught hats and bows hardly at all: they are a
-hundredth of a picture, and noise hides them.  So two more things pull: the U-Net, told everything *in words*,
-shows what it would predict (`losses`), and linear heads that are thrown away afterwards must name the
-attributes from each fused token.  Some of the prompts name nobody and must be drawn as before, so that the
-LoRA changes nothing but what a fused token says.
+hundredth of a picture, and noise hides them.  So the U-Net that is told everything *in words* is the teacher,
+and the run has three parts, from cheap to dear:
+
+1. *naming*: linear heads, thrown away afterwards, must name the attributes from each fused token;
+2. *layers*: each cross-attention layer, asked what it was asked when the words were read, must answer to the
+   pictures what it answered to the words (`Questions`); no pass through the U-Net is needed;
+3. *whole*: the whole U-Net must predict what is true, and what it predicted when it was told in words.
+
+Some of the prompts name nobody and must be drawn as before, so that the LoRA changes nothing but what a fused
+token says.
 
 A fifth of all characters (`withheld`) never comes up here: measurements are taken on those.
 """
@@ -25,7 +31,9 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor
 from peft import LoraConfig, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from tqdm.auto import tqdm
 from transformers import CLIPVisionConfig
 
 from .. import world
@@ -133,6 +141,69 @@ def lora_state(unet):
     return get_peft_model_state_dict(unet) if lora_of(unet) else None
 
 
+class Questions:
+    """What the cross-attention layers are asked while the U-Net reads words, and what the words answer.
+
+    Parameters
+    ----------
+    unet : UNet2DConditionModel
+        Without its LoRA.
+    x : Tensor [P, 4, h, w]
+        Clean latents, scaled; each is asked about once, at a late time.
+    words : callable
+        ``words(rows) -> (states, pooled)`` of the prompts that name everything.
+    plain : callable
+        The same of prompts that name the species alone; what the two answer differently sets the unit of
+        each layer's loss.
+    """
+
+    def __init__(self, unet, x, words, plain, ids, device, batch=32):
+        self.unet = unet
+        self.layers = [n for n, m in unet.named_modules() if n.endswith("attn2")]
+        schedule, g = noise_schedule(), torch.Generator().manual_seed(0)
+        asked, heard = {n: [] for n in self.layers}, []
+        hooks = [unet.get_submodule(n).register_forward_pre_hook(_keep(asked[n])) for n in self.layers]
+        try:
+            with torch.no_grad(), without_lora(unet):
+                for rows in tqdm(torch.arange(len(x)).split(batch), desc="asking", mininterval=10):
+                    t = torch.randint(0, 1000, (2, len(rows)), generator=g).amax(0)
+                    noise = torch.randn(x[rows].shape, generator=g)
+                    noisy = schedule.add_noise(x[rows].float(), noise, t).to(device)
+                    said = words(rows.tolist())
+                    velocities(unet, noisy, t.to(device), said, ids[: len(rows)], device)
+                    heard.append(said[0].half().cpu())
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self.asked = {n: torch.cat(asked[n]) for n in self.layers}  # each [P, tokens, C], half precision
+        self.heard, self.unit = torch.cat(heard), {}  # [P, 77, D]
+        some = list(range(min(256, len(x))))
+        with torch.no_grad(), without_lora(unet):
+            for n in self.layers:
+                layer, q = unet.get_submodule(n), self.asked[n][some].float().to(device)
+                answers = (layer(q, y) for y in (self.heard[some].float().to(device), plain(some)[0]))
+                self.unit[n] = float((next(answers) - next(answers)).square().mean())
+
+    def loss(self, rows, states, weight):
+        """How far the answers to ``states`` [B, 77, D] are from those to the words, in units of how far those
+        to the plain prompt are; mean over the layers.  ``weight`` [B, 1, h, w] says where it counts.
+        """
+        total = 0.0
+        for n in self.layers:
+            layer, q = self.unet.get_submodule(n), self.asked[n][rows].float().to(states.device)
+            with torch.no_grad(), without_lora(layer):
+                wanted = layer(q, self.heard[rows].float().to(states.device))  # [B, tokens, C]
+            side = round(q.shape[1] ** 0.5)
+            w = F.adaptive_max_pool2d(weight, side).flatten(1).unsqueeze(2)  # [B, tokens, 1]
+            error = (layer(q, states) - wanted).square() * (w / w.mean())
+            total = total + error.mean() / self.unit[n]
+        return total / len(self.layers)
+
+
+def _keep(into):
+    return lambda module, args: into.append(args[0].detach().half().cpu())
+
+
 def velocities(unet, noisy, t, said, ids, device):
     """The U-Net's prediction, told ``said`` = (states, pooled)."""
     with autocast(device):
@@ -156,16 +227,28 @@ def losses(unet, schedule, x, said, in_words, ids, device, weight):
 
 
 @contextmanager
-def without_lora(unet):
-    """The U-Net as it was, for a while."""
-    has = bool(lora_of(unet))
-    if has:
-        unet.disable_adapters()
+def without_lora(module):
+    """A U-Net, or a layer of it, as it was, for a while."""
+    tuned = [m for m in module.modules() if isinstance(m, BaseTunerLayer)]
+    for m in tuned:
+        m.enable_adapters(False)
     try:
         yield
     finally:
-        if has:
-            unet.enable_adapters()
+        for m in tuned:
+            m.enable_adapters(True)
+
+
+def ask(unet, samples, latents, scale, prompts, ids, device):
+    """`Questions` about the first picture of each album."""
+
+    def told(mention):
+        words = random.Random("questions")
+        texts = [world.caption(album[0], words, mention) for album in samples]
+        return lambda rows: prompts([texts[r] for r in rows])
+
+    ids = ids[:1].expand(32, -1)
+    return Questions(unet, latents[:, 0] * scale, told(EVERY), told(frozenset()), ids, device)
 
 
 def train(
@@ -174,9 +257,10 @@ def train(
     vision,
     unet,
     scale,
-    steps=1500,
+    steps=3400,
     batch=24,
-    naming=300,
+    naming=200,
+    layers=2600,
     size=64,
     seed=0,
     device="cpu",
@@ -188,8 +272,8 @@ def train(
     """Train, and return ``(encoder, run)``; the U-Net keeps the LoRA.
 
     ``vision`` is the CLIP image encoder to begin with; ``rank`` of the LoRA, 0: none; ``pictures`` counts
-    albums of five.  In the first ``naming`` steps, which are cheap, the U-Net is not asked: fused tokens just
-    learn to name the attributes.
+    albums of five.  The first ``naming`` steps are for naming, the next ``layers`` for the layers, the others
+    for the whole.
     """
     torch.manual_seed(seed)
     widths = tuple(e.config.hidden_size for e in prompts.encoders)
@@ -206,35 +290,48 @@ def train(
     schedule, tell = noise_schedule(), IdentityPrompts(prompts)
     schedule.alphas_cumprod = schedule.alphas_cumprod.to(device)
     ids = torch.tensor([time_ids(size, size)] * batch, dtype=torch.float32, device=device)
+    questions = None
     for i in run.steps():
         rng = random.Random(f"identity/{seed}/{i}")
+        in_layers = naming <= i < naming + layers
+        if in_layers and questions is None:
+            questions = ask(unet, samples, latents, scale, prompts, ids, device)
         some, n = rng.choices(range(len(samples)), k=batch), rng.randint(1, 4)
         order = [rng.sample(range(5), n + 1) for _ in some]  # the picture to draw, and its references
+        if in_layers:  # about the first picture of each album the layers were asked
+            order = [[0, *rng.sample(range(1, 5), n)] for _ in some]
         target = [o[0] for o in order]
         refs = torch.stack([pixels[j, o[1:]] for j, o in zip(some, order, strict=True)])  # [B, n, 3, S, S]
         drawn = [samples[j][k] for j, k in zip(some, target, strict=True)]
         plain = [world.caption(p, rng, frozenset()) for p in drawn]
-        nobody = ["", *plain[1:2]]  # the first two name nobody: the LoRA must leave them as they were
-        states, mask, pooled = tell([with_trigger(c) for c in plain[2:]], n)
-        own_states, own_pooled = prompts(nobody)
-        states, pooled = torch.cat([own_states, states]), torch.cat([own_pooled, pooled])
-        mask = F.pad(mask, (0, 0, 2, 0))  # [B, 77]
+        # two of them name nobody: the LoRA must leave them as they were
+        nobody = [] if in_layers else ["", plain[1]]
+        k = len(nobody)
+        states, mask, pooled = tell([with_trigger(c) for c in plain[k:]], n)
+        if nobody:
+            own_states, own_pooled = prompts(nobody)
+            states, pooled = torch.cat([own_states, states]), torch.cat([own_pooled, pooled])
+            mask = F.pad(mask, (0, 0, k, 0))  # [B, 77]
         fused = learner.encoder(data.to_float(refs).to(device), states, mask)
         named = learner.naming_loss(fused, mask, [p.actors[0].character for p in drawn])
+        places = weight[some, target].float().to(device)
         if i < naming:
             run.update(named, i, named=named)
-            continue
-        true, taught = losses(
-            unet,
-            schedule,
-            (latents[some, target].float() * scale).to(device),
-            (fused, pooled),
-            prompts(nobody + [world.caption(p, rng, EVERY) for p in drawn[2:]]),
-            ids,
-            device,
-            weight[some, target].float().to(device),
-        )
-        run.update(0.25 * true + taught + 0.02 * named, i, true=true, taught=taught, named=named)
+        elif in_layers:
+            answers = questions.loss(some, fused, places)
+            run.update(answers + 0.1 * named, i, answers=answers, named=named)
+        else:
+            true, taught = losses(
+                unet,
+                schedule,
+                (latents[some, target].float() * scale).to(device),
+                (fused, pooled),
+                prompts(nobody + [world.caption(p, rng, EVERY) for p in drawn[k:]]),
+                ids,
+                device,
+                places,
+            )
+            run.update(0.25 * true + taught + 0.02 * named, i, true=true, taught=taught, named=named)
     run.averaged()
     return encoder.eval(), run
 
