@@ -11,6 +11,7 @@ from ..training.identity import withheld
 from .records import Experiment, header, short, sweep
 
 KINDS = ("agreement", "other", "fidelity")
+STEPS = 15  # denoising steps of a picture
 
 
 def people(n: int = 100) -> list[list[world.Picture]]:
@@ -98,13 +99,13 @@ def identity(stories=100, device="cpu", only=None):
     pipe = StoryPipeline.from_pretrained("micro").to(device).load_identity("micro")
     pipe.set_progress_bar_config(disable=True)
     judge, albums = StoryJudge.load(device=device), people(stories)
-    record = header("identity", stories, 1) | EXPERIMENT.fingerprint()
+    record = header("identity", stories, 1, steps=STEPS) | EXPERIMENT.fingerprint()
 
     def rows_of(setting):
         setting = dict(setting)
         folder = weights.path(setting.pop("weights", "identity"))
         pipe.load_identity(folder, lora=setting.pop("lora", True))
-        return measure_identity(pipe, judge, albums, **setting)
+        return measure_identity(pipe, judge, albums, num_inference_steps=STEPS, **setting)
 
     return sweep(record, identity_settings(), rows_of, KINDS, only)
 

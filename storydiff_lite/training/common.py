@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 def orthogonalize(g: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """The nearest semi-orthogonal matrix to ``g`` [m, n]: a quintic Newton-Schulz iteration."""
-    x = g.bfloat16()
+    x = g.bfloat16() if native_bfloat16(g.device) else g.float()
     flip = x.shape[0] > x.shape[1]
     x = x.T if flip else x
     x = x / (x.norm() + 1e-7)
@@ -219,11 +219,15 @@ def machine() -> str:
     return f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
-def autocast(device):
-    """bfloat16 arithmetic with float32 weights, on GPUs and on CPUs that have instructions for it.
+def native_bfloat16(device):
+    """Whether this device has instructions for bfloat16: GPUs, and some CPUs.
 
     Others emulate it and took twenty times as long as in float32.
     """
-    kind = torch.device(device).type
-    native = kind != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.autocast(kind, torch.bfloat16, enabled=native)
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.device(device).type != "cpu" or native
+
+
+def autocast(device):
+    """bfloat16 arithmetic with float32 weights, where the device has it."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=native_bfloat16(device))
