@@ -400,6 +400,7 @@ class StoryPipeline(StableDiffusionXLPipeline):
                 x = scheduler.scale_model_input(latents, t)
                 pred = self._predict(x, t, told, add_time_ids, share, i, parts, f)  # [B, 4, h, w]
                 latents = scheduler.step(pred, t, latents, **extra, return_dict=False)[0].to(latents.dtype)
+                del x, pred  # not beside the next step's
 
                 if callback_on_step_end is not None:
                     tensors = {
