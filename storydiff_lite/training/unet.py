@@ -10,8 +10,8 @@ scenery (`importance`): a hat is a hundredth of a picture, and half of what a re
 
 Nothing here knows of consistent self-attention. What prepares for it is in the data: strips and pages, in
 which plain self-attention must carry the looks of a character from one panel into the other.
-``strips=False`` trains without any picture that holds a character twice; chapter 05 shows what then
-becomes of the trick.
+``strips=False`` trains without any picture that holds a character twice, to see what then becomes of the
+trick.
 """
 
 from __future__ import annotations
