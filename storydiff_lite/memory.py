@@ -2,7 +2,8 @@
 
 ``with peak_memory("cpu") as used: pipe(story)``, and then ``used.bytes``. On a GPU the allocator counts. On a
 CPU nobody does, so the meter looks at the tensors that every operation takes and returns, and at when the
-storage behind them is freed.
+storage behind them is freed.  It does the same on the device ``"meta"``, whose tensors have a shape and no
+numbers: so the memory of a model can be worked out where it would not fit.
 """
 
 import gc
@@ -40,15 +41,16 @@ class Used:
 class _Watch(TorchDispatchMode):
     """Counts every storage once, however many tensors look at it, until it is freed."""
 
-    def __init__(self, used):
+    def __init__(self, used, device):
         super().__init__()
-        self.used, self.known = used, {}  # address of a storage -> [weak reference, bytes]
+        self.used, self.device = used, device
+        self.known = {}  # address of a storage -> [weak reference, bytes]
         for x in gc.get_objects():
             if issubclass(type(x), torch.Tensor):  # isinstance would wake lazy modules
                 self._note(x, old=True)
 
     def _note(self, x, old=False):
-        if x.layout != torch.strided or x.device.type != "cpu":
+        if x.layout != torch.strided or x.device.type != self.device:
             return
         storage = x.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
@@ -75,7 +77,7 @@ def peak_memory(device="cpu"):
     Parameters
     ----------
     device : str or torch.device
-        ``"cpu"`` or a CUDA device.
+        ``"cpu"``, ``"meta"`` or a CUDA device.
 
     Yields
     ------
@@ -84,10 +86,11 @@ def peak_memory(device="cpu"):
 
     Notes
     -----
-    On a CPU: tensors alone.  What an operation allocates and frees inside itself is not seen, nor are Python
-    objects (such as finished PIL pictures).  The meter costs some time for each operation: measure seconds
-    without it.  It may not be used inside itself.  On a GPU: what the caching allocator handed out, its
-    rounding and the workspaces of kernels included; nothing else may use the device meanwhile.
+    On a CPU and on ``"meta"``: tensors alone.  What an operation allocates and frees inside itself is not
+    seen, nor are Python objects (such as finished PIL pictures).  The meter costs some time for each
+    operation: measure seconds without it.  It may not be used inside itself.  On a GPU: what the caching
+    allocator handed out, its rounding and the workspaces of kernels included; nothing else may use the device
+    meanwhile.
 
     Raises
     ------
@@ -106,16 +109,16 @@ def peak_memory(device="cpu"):
             torch.cuda.synchronize(device)
             used.bytes = torch.cuda.max_memory_allocated(device) - before
             used.now = torch.cuda.memory_allocated(device) - before
-    elif device.type == "cpu":
+    elif device.type in ("cpu", "meta"):
         gc.collect()
-        watch = _Watch(used)
+        watch = _Watch(used, device.type)
         try:
             with watch:
                 yield used
         finally:
             watch.known.clear()  # drops the weak references: later frees are not counted
     else:
-        raise ValueError(f"Peak memory can be measured on 'cpu' and on 'cuda', not on {device.type!r}.")
+        raise ValueError(f"Peak memory can be measured on 'cpu', 'meta' and 'cuda', not on {device.type!r}.")
 
 
 def weight_bytes(*modules):

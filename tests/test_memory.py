@@ -112,9 +112,31 @@ def test_weights_are_counted_once():
     assert weight_bytes(net, norm) == 400 + 4 * 20 + 8
 
 
+def test_shapes_without_numbers_need_what_numbers_would():
+    """Layers that are only laid out, and the same ones filled."""
+    with torch.device("meta"):
+        laid_out = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.GroupNorm(2, 8), torch.nn.SiLU())
+    filled = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.GroupNorm(2, 8), torch.nn.SiLU())
+    peaks = []
+    for net, device in ((laid_out, "meta"), (filled, "cpu")):
+        x = torch.zeros(2, 3, 10, 10, device=device)
+        with torch.no_grad(), peak_memory(device) as used:
+            net(x)
+        peaks.append(used.bytes)
+    hidden = 2 * 8 * 8 * 8 * 4
+    assert peaks[0] == pytest.approx(peaks[1], abs=200) and 2 * hidden <= peaks[1] <= 2 * hidden + 200
+    assert weight_bytes(laid_out) == weight_bytes(filled)
+
+
+def test_each_device_is_counted_alone():
+    with peak_memory("cpu") as used:
+        torch.zeros(MB, device="meta") + 1
+    assert used.bytes == 0
+
+
 def test_other_devices_are_told():
-    with pytest.raises(ValueError, match="not on 'meta'"):
-        with peak_memory("meta"):
+    with pytest.raises(ValueError, match="not on 'mps'"):
+        with peak_memory("mps"):
             pass
 
 
