@@ -282,7 +282,7 @@ def _pack(x, levels):
 
 
 def _deflated(array):
-    return base64.b64encode(zlib.compress(array.tobytes(), 9)).decode()
+    return base64.b64encode(zlib.compress(array.tobytes(), 6)).decode()
 
 
 def _packed(recorder, step, layer, words):
