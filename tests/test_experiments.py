@@ -3,6 +3,7 @@ rows.
 """
 
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -35,15 +36,66 @@ def test_record_is_fresh(name):
         )
 
 
+#: stories, and seeds of each, of the records that do not hold a hundred stories once
+SIZES = {"sharing": (20, 3), "failures": (20, 3), "long_stories": (8, 1)}
+
+
 @pytest.mark.parametrize("name", experiments.EXPERIMENTS)
 def test_summaries_follow_from_the_rows(name):
-    record = experiments.load(name)
-    assert set(record["rows"]) == set(record["settings"])
+    """Stories are the sample: one that was told under several seeds counts once."""
+    record, (stories, seeds) = experiments.load(name), SIZES.get(name, (100, 1))
+    assert record["stories"] == experiments.EXPERIMENTS[name].stories >= stories
+    assert set(record["rows"]) == set(record["settings"]) == set(record["summary"])
     for setting, rows in record["rows"].items():
-        assert len(rows) == record["stories"] >= 100
-        for kind in ("agreement", "fidelity"):
-            again = experiments.mean_and_interval([r[kind] for r in rows])
-            assert record["summary"][setting][kind] == pytest.approx(again, abs=2e-4)
+        n = record["stories"]
+        assert (
+            len(rows) == n * seeds == len({r["seed"] for r in rows})
+        )  # the stories under the first seed first
+        kinds = rows[0].keys() - {"seed"}
+        assert {"agreement", "fidelity"} <= kinds
+        for kind in kinds:
+            means = [sum(r[kind] for r in rows[i::n]) / seeds for i in range(n)]
+            again = experiments.mean_and_interval(means)
+            assert record["summary"][setting][kind] == pytest.approx(again, abs=2e-4), (setting, kind)
+
+
+# ------------------------------------------------------------------------------------------ long stories
+def test_long_stories_repeat_and_leave_identity_free():
+    for i in range(8):
+        panels = experiments.long_stories.long_story(i)
+        assert panels == experiments.long_stories.long_story(i) and len(set(panels)) == len(panels) == 12
+        named = [world.mentioned(p) for p in panels]
+        assert all(set(n) == {"species", "action", "scene"} for n in named)
+        assert {n["species"] for n in named} == {world.SPECIES[i % len(world.SPECIES)]}
+    assert len(set(experiments.long_stories.long_story(0, 100))) == len(world.ACTIONS) * len(world.SCENES)
+
+
+def test_agreement_by_distance():
+    """Panels of six in which the character changes after the third: pairs on one side agree."""
+    from storydiff_lite.judge import FREE
+
+    names = [dict.fromkeys(FREE, "a" if i < 3 else "b") for i in range(6)]
+    found = {k: v["mean"] for k, v in experiments.long_stories.by_distance(names).items()}
+    assert found == pytest.approx(
+        {"apart 1": 0.8, "apart 2": 0.5, "apart 3": 0, "apart 4": 0, "apart 5": 0}
+        | {"within": 6 / 12, "beyond": 0, "later": 1},
+        abs=1e-4,
+    )
+
+
+def test_hundred_panels_need_the_memory_of_a_window_and_time_is_linear():
+    record = experiments.load("long_stories")
+    cost = record["cost"]
+    for mode in ("passes", "bank"):
+        first, last = cost[mode][0], cost[mode][-1]
+        assert (first["panels"], last["panels"]) == (record["window"], 100)
+        assert last["bytes"] + cost["weights"] <= 1.05 * (first["bytes"] + cost["weights"])
+        # a panel more takes as long among the first as among the last
+        some = [c for c in cost[mode] if c["panels"] >= 16]
+        slopes = [(b["seconds"] - a["seconds"]) / (b["panels"] - a["panels"]) for a, b in pairwise(some)]
+        assert max(slopes) < 1.5 * min(slopes)
+    assert cost["passes"][-1]["bytes"] <= 1.05 * cost["passes"][0]["bytes"]
+    assert cost["attention"][-1]["bytes"] > 10 * cost["attention"][0]["bytes"]
 
 
 def test_missing_record_says_how_to_make_it(monkeypatch, tmp_path):
