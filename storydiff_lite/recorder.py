@@ -6,7 +6,8 @@
 
 An attention layer never builds its softmax rows: a fused kernel goes from queries and keys to the result.
 The recorder builds them beside it, for chosen steps, layers and heads only, pools them to patches, and keeps
-a byte per number.  Nothing of the run changes, and a run without a recorder has none of this in it.
+a byte per number (two for words).  Nothing of the run changes, and a run without a recorder has none of this
+in it.
 """
 
 import warnings
@@ -19,6 +20,8 @@ from .attention import self_attention_layers
 from .tokens import TRIGGER_ID, fit_caption
 
 AT_ONCE = 2**22  # probabilities that are held at once, 16 MiB
+# cross-attention is small, and its begin token or padding can take nearly all: a word's share needs two bytes
+LEVELS = {"self": 255, "cross": 65535}
 
 
 def softmax_rows(attn, q, k):
@@ -78,30 +81,34 @@ def pooled_rows(attn, q, k, query_cells, key_cells, cells, columns, heads=None):
 
 @dataclass(frozen=True)
 class Quantised:
-    """Rows of numbers in 0..1, a byte each: ``codes / 255 * top``, ``top`` being a row's largest.
+    """Rows of numbers in 0..1, a byte or two each: ``codes / levels * top``, ``top`` being a row's largest.
 
     Parameters
     ----------
-    codes : uint8 Tensor [..., X]
+    codes : uint8 or uint16 Tensor [..., X]
     top : float Tensor [...]
+    levels : int
+        255 or 65535, the code of a row's largest number.
     """
 
     codes: torch.Tensor
     top: torch.Tensor
+    levels: int = 255
 
     @classmethod
-    def of(cls, x):
+    def of(cls, x, levels=255):
         """Quantise ``x`` [..., X]."""
         top = x.amax(-1)
-        return cls((x / top[..., None].clamp(min=1e-30) * 255).round().to(torch.uint8).cpu(), top.cpu())
+        codes = (x / top[..., None].clamp(min=1e-30) * levels).round()
+        return cls(codes.to(torch.uint8 if levels == 255 else torch.uint16).cpu(), top.cpu(), levels)
 
     def values(self):
         """The numbers, float32 [..., X]; none is off by more than `error`."""
-        return self.codes.float() / 255 * self.top[..., None]
+        return self.codes.float() / self.levels * self.top[..., None]
 
     def error(self):
-        """The largest error that a number of a row can have, [...]: half a code, top / 510."""
-        return self.top / 510
+        """The largest error that a number of a row can have, [...]: half a code, top / (2 levels)."""
+        return self.top / (2 * self.levels)
 
     @property
     def nbytes(self):
@@ -116,13 +123,13 @@ def patches(height, width, rows, columns):
 
 
 class AttentionRecorder:
-    """Keeps attention maps of one story: chosen steps, layers and heads, pooled to patches, a byte a number.
+    """Keeps attention maps of one story: chosen steps, layers and heads, pooled to patches.
 
-    Only the conditional half of guidance is kept.  A layer that shares keeps what its panels read in every
-    panel; one that does not (rate 0, a step or layer that the schedule leaves plain, ``[NC]``) has panels
-    that read themselves.  Where a panel goes through the U-Net several times in a step (``window=`` with
-    ``long_story="passes"``), its map is the mean over the passes, as its prediction is; a ``"bank"``'s
-    tokens count as the panels' that wrote them.
+    A byte is kept per number, two per number of cross-attention; of guidance only the conditional half.  A
+    layer that shares keeps what its panels read in every panel; one that does not (rate 0, a step or layer
+    that the schedule leaves plain, ``[NC]``) has panels that read themselves.  Where a panel goes through the
+    U-Net several times in a step (``window=`` with ``long_story="passes"``), its map is the mean over the
+    passes, as its prediction is; a ``"bank"``'s tokens count as the panels' that wrote them.
 
     Parameters
     ----------
@@ -292,7 +299,8 @@ class AttentionRecorder:
             sizes = [self.panels * p] + ([self._columns] if self.cross else [])
             numbers = heads * self.panels * p
             step += sum(numbers * x * 4 for x in sizes)
-            kept += sum(numbers * (x + 4) for x in sizes) + self.panels * (h * w + 4 * numbers)
+            kept += sum(numbers * (x * size + 4) for x, size in zip(sizes, (1, 2), strict=False))
+            kept += self.panels * (h * w + 4 * numbers)
         self.planned = len(self.steps) * kept + step
         if self.planned > self.limit:
             raise ValueError(
@@ -394,7 +402,7 @@ class AttentionRecorder:
         """Quantise the maps of the step that is over."""
         for (kind, layer), (total, count) in self._open.items():
             mean = total / count.to(total.device)[:, None, None, None]
-            self._kept[kind, self._now, layer] = Quantised.of(mean)
+            self._kept[kind, self._now, layer] = Quantised.of(mean, LEVELS[kind])
             if kind == "self":
                 self._masses[self._now, layer] = mean.unflatten(-1, (self.panels, -1)).sum(-1).cpu()
         self._open = {}
@@ -470,7 +478,7 @@ class AttentionRecorder:
 
     def error(self, step, layer, head="mean", kind="self"):
         """The most by which a number of `map` (or, with ``kind="cross"``, `word_map`'s tokens) can be off,
-        [F, P]: a row's largest number / 510.
+        [F, P]: half a code, see `Quantised`.
         """
         layer, kept = self._find(kind, step, layer)
         return self._values(layer, kept, head, Quantised.error)

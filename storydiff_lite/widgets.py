@@ -158,11 +158,16 @@ class AttentionExplorer(anywidget.AnyWidget):
     start : dict, optional
         What is shown at first: ``rate``, ``step``, ``layer``, ``panel``, ``cell``, ``word``, each a position
         counted from 0; the middle ones are taken for those left out.
+    layers : list of str, optional
+        Which of the recorded layers are shown, in this order, by the beginnings of their names; all by
+        default.
 
     Raises
     ------
     ValueError
         No runs, or recorders that differ in what they kept.
+    KeyError
+        A layer that was not recorded.
     """
 
     LEVELS = 5
@@ -173,9 +178,9 @@ class AttentionExplorer(anywidget.AnyWidget):
     query = traitlets.Dict().tag(sync=True)
     answer = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, runs, tell=None, start=None):
-        super().__init__(view=attention_view(runs, start))
-        self._tell = tell
+    def __init__(self, runs, tell=None, start=None, layers=None):
+        super().__init__(view=attention_view(runs, start, layers))
+        self._tell, self._settings = tell, {"start": start, "layers": layers}
 
     @traitlets.observe("query")
     def _asked(self, change):
@@ -186,19 +191,19 @@ class AttentionExplorer(anywidget.AnyWidget):
             return
         try:
             self.answer = alive | {
-                "view": attention_view(self._tell(asked["text"], asked["seed"])),
+                "view": attention_view(self._tell(asked["text"], asked["seed"]), **self._settings),
                 "asked": asked,
             }
         except (ValueError, TypeError) as error:
             self.answer = alive | {"error": str(error), "asked": asked}
 
 
-def attention_view(runs, start=None) -> dict:
+def attention_view(runs, start=None, layers=None) -> dict:
     """What an `AttentionExplorer` shows, as plain data: pictures as addresses, maps packed.
 
     Parameters
     ----------
-    runs, start
+    runs, start, layers
         As of `AttentionExplorer`.
 
     Returns
@@ -212,25 +217,25 @@ def attention_view(runs, start=None) -> dict:
     if not runs:
         raise ValueError("An attention explorer needs at least one run: {rate: (output, recorder)}.")
     first = next(iter(runs.values()))[1]
-    kept = [
-        (r.prompts, r.steps, r.layers, r.cross, [r.grid_of(n) for n in r.layers]) for _, r in runs.values()
-    ]
-    if any(k != kept[0] for k in kept) or len(set(map(tuple, kept[0][-1]))) > 1 or not first.cross:
+    layers = [first.layer(n) for n in layers or first.layers]
+    kept = [(r.prompts, r.steps, r.layers, r._grids, r._heads, r.cross) for _, r in runs.values()]
+    same = all(k == kept[0] for k in kept) and len({first.grid_of(n) for n in layers}) == 1
+    if not same or not first.cross or not all(first.heads_of(n) for n in layers):
         raise ValueError(
             "All runs must be recorded of one story, with the same steps, layers and grid (a number, so that "
-            "all layers have the same patches) and with cross=True."
+            "all layers have the same patches), with heads='each' and cross=True."
         )
     words = ["(begin)"]
     for panel in range(first.panels):
         words += [w for w, _ in first.words(panel) if w.lower() not in (x.lower() for x in words)]
     words = [*words[1:], words[0], "(end)", "(padding)"]  # what no word is comes last
     has = [[bool(_places(first, j, w)) for j in range(first.panels)] for w in words]
-    rows, columns = first.grid_of(first.layers[0])
+    rows, columns = first.grid_of(layers[0])
     long = [i for i, w in enumerate(words) if len(w) > 3 and all(has[i])]
     begin = {
         "rate": len(runs) // 2,
         "step": len(first.steps) // 2,
-        "layer": len(first.layers) // 2,
+        "layer": len(layers) // 2,
         "panel": 0,
         "cell": rows // 2 * columns + columns // 2,
         "word": long[0] if long else 0,
@@ -246,13 +251,13 @@ def attention_view(runs, start=None) -> dict:
                 "heads": len(first.heads_of(n)),
                 "tokens": list(first.tokens_of(n)),
             }
-            for n in first.layers
+            for n in layers
         ],
         "words": words,
         "has": has,
         "levels": AttentionExplorer.LEVELS,
         "pictures": [[data_url(i)[0] for i in output.images] for output, _ in runs.values()],
-        "maps": [[[_packed(r, s, n, words) for n in r.layers] for s in r.steps] for _, r in runs.values()],
+        "maps": [[[_packed(r, s, n, words) for n in layers] for s in r.steps] for _, r in runs.values()],
         "start": begin | (start or {}),
     }
 

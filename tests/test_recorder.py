@@ -104,6 +104,10 @@ def test_quantised_rows_keep_their_promise():
     off = (kept.values() - x).abs().amax(-1)
     assert (off <= kept.error() + 1e-9).all() and off.max() > kept.error().max() / 4
     assert torch.equal(kept.error(), x.amax(-1) / 510)
+    finer = Quantised.of(x, 65535)
+    off = (finer.values() - x).abs().amax(-1)
+    assert finer.nbytes == 5 * 7 * (2 * 40 + 4) and (off <= finer.error() + 1e-7).all()
+    assert off.max() < kept.error().max() / 100
 
 
 # ------------------------------------------------------------------------------------------ maps of a story
