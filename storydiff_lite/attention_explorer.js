@@ -188,12 +188,12 @@ function render({ model, el }) {
     return cache.get(key);
   }
   /** One row of packed maps [head][row][column], mean over the heads that are shown. */
-  function readRow(codes, tops, rows, columns, row) {
+  function readRow(codes, tops, rows, columns, row, levels) {
     const out = new Float32Array(columns);
     for (const h of heads()) {
       const r = h * rows + row;
       const top = (tops[2 * r] + 256 * tops[2 * r + 1]) / 65535;
-      for (let x = 0; x < columns; x++) out[x] += top * (codes[r * columns + x] / view.levels) ** 2;
+      for (let x = 0; x < columns; x++) out[x] += top * (codes[r * columns + x] / levels) ** 2;
     }
     return out.map((v) => v / heads().length);
   }
@@ -224,7 +224,7 @@ function render({ model, el }) {
       const [where, share] = [peaks[k] + 256 * peaks[k + 1], (peaks[k + 2] + 256 * peaks[k + 3]) / 65535];
       text += `Elsewhere it reads most in ${place(where % p)} of panel ${Math.floor(where / p) + 1} (${percent(share)}).`;
     }
-    const values = readRow(codes, tops, f * p, f * p, row);
+    const values = readRow(codes, tops, f * p, f * p, row, view.levels);
     return {
       values: sequence(f).map((j) => values.slice(j * p, (j + 1) * p)),
       sampled: sampled.map((s, j) => (j === at.panel || counts[j] === 0 || counts[j] === n || lonely ? null : { s, width, height })),
@@ -240,7 +240,7 @@ function render({ model, el }) {
   async function wordView() {
     const [f, p] = [view.prompts.length, view.grid[0] * view.grid[1]];
     const [codes, tops] = await Promise.all(["wordCodes", "wordTops"].map(load));
-    const values = readRow(codes, tops, view.words.length, f * p, word);
+    const values = readRow(codes, tops, view.words.length, f * p, word, view.wordLevels);
     const each = sequence(f).map((j) => (view.has[word][j] ? values.slice(j * p, (j + 1) * p) : null));
     const peaks = each.map((v) => v && v.reduce((best, x, c) => (x > v[best] ? c : best), 0));
     const found = sequence(f).filter((j) => each[j]);

@@ -144,8 +144,8 @@ class TokenExplorer(anywidget.AnyWidget):
 class AttentionExplorer(anywidget.AnyWidget):
     """A story's panels: what a patch of one reads in all of them, and where a word of the prompt lands.
 
-    All maps travel with it, packed to `LEVELS` + 1 shades, so that a page without a kernel answers too; with
-    one, the reader can type another story.
+    All maps travel with it, packed to few shades (`LEVELS`), so that a page without a kernel answers too;
+    with one, the reader can type another story.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ class AttentionExplorer(anywidget.AnyWidget):
         A layer that was not recorded.
     """
 
-    LEVELS = 5
+    LEVELS = {"patches": 5, "words": 30}  # maps of words are few
 
     _esm = _script("attention_explorer.js")
     _css = _HERE / "attention_explorer.css"
@@ -225,10 +225,8 @@ def attention_view(runs, start=None, layers=None) -> dict:
             "All runs must be recorded of one story, with the same steps, layers and grid (a number, so that "
             "all layers have the same patches), with heads='each' and cross=True."
         )
-    words = ["(begin)"]
-    for panel in range(first.panels):
-        words += [w for w, _ in first.words(panel) if w.lower() not in (x.lower() for x in words)]
-    words = [*words[1:], words[0], "(end)", "(padding)"]  # what no word is comes last
+    words = {w.lower(): w for panel in range(first.panels) for w, _ in first.words(panel)}
+    words = [*words.values(), "(begin)", "(end)", "(padding)"]  # what no word is comes last
     has = [[bool(_places(first, j, w)) for j in range(first.panels)] for w in words]
     rows, columns = first.grid_of(layers[0])
     long = [i for i, w in enumerate(words) if len(w) > 3 and all(has[i])]
@@ -255,7 +253,8 @@ def attention_view(runs, start=None, layers=None) -> dict:
         ],
         "words": words,
         "has": has,
-        "levels": AttentionExplorer.LEVELS,
+        "levels": AttentionExplorer.LEVELS["patches"],
+        "wordLevels": AttentionExplorer.LEVELS["words"],
         "pictures": [[data_url(i)[0] for i in output.images] for output, _ in runs.values()],
         "maps": [[[_packed(r, s, n, words) for n in layers] for s in r.steps] for _, r in runs.values()],
         "start": begin | (start or {}),
@@ -294,7 +293,7 @@ def _packed(recorder, step, layer, words):
     """The packed maps of a step and layer, see `attention_view`."""
     heads, f = recorder.heads_of(layer), recorder.panels
     maps = torch.stack([recorder.map(step, layer, h) for h in heads])  # [h, F, P, F, P]
-    codes, tops = _pack(maps.flatten(3), AttentionExplorer.LEVELS)
+    codes, tops = _pack(maps.flatten(3), AttentionExplorer.LEVELS["patches"])
     others = torch.cat([maps, maps.mean(0, keepdim=True)])  # [h + 1, F, P, F, P]
     others = others * (1 - torch.eye(f))[:, None, :, None]  # one's own panel does not count
     share, where = others.flatten(3).max(-1)  # [h + 1, F, P]
@@ -306,7 +305,7 @@ def _packed(recorder, step, layer, words):
         for w, word in enumerate(words):
             for j in range(f):
                 landing[k, w, j] = cross[j][:, _places(recorder, j, word)].sum(-1)
-    word_codes, word_tops = _pack(landing.flatten(2), AttentionExplorer.LEVELS)
+    word_codes, word_tops = _pack(landing.flatten(2), AttentionExplorer.LEVELS["words"])
     return {
         "codes": _deflated(codes),
         "tops": _deflated(tops),

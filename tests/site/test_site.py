@@ -141,6 +141,78 @@ def test_token_explorer_answers_without_a_kernel(site, chromium):
         assert_clean(visit)
 
 
+def test_attention_explorer_answers_without_a_kernel(site, chromium):
+    """Chapter 6: patches by mouse and by keys, controls, words; in colours and in words."""
+    with Visit(chromium) as visit:
+        page = visit.open((site / "notebooks/06-reading-attention-maps.html").as_uri())
+        explorer = page.locator(".attention-explorer")
+        explorer.wait_for()
+        said = explorer.locator(".ae-said")
+        page.wait_for_function("() => document.querySelector('.ae-said').innerText.startsWith('Patch row')")
+        assert not explorer.locator("textarea").is_visible(), "nobody is there to draw what is typed"
+        views = []
+
+        def changed(what):
+            page.wait_for_timeout(250)
+            views.append((look(page, explorer), said.inner_text()))
+            assert views.count(views[-1]) == 1, f"{what}: the figure shows what it has shown before"
+            return views[-1][1]
+
+        changed("at first")
+        cells = explorer.locator("[role=gridcell]")
+        rows, columns = (
+            explorer.locator("[role=grid]").first.locator("[role=row]").count(),
+            explorer.locator("[role=row]").first.locator("[role=gridcell]").count(),
+        )
+        cells.nth(rows * columns + columns + 2).click()
+        text = changed("a click")
+        assert text.startswith("Patch row 2, column 3 of panel 2 reads ") and "from its own panel" in text
+        page.keyboard.press("ArrowDown")
+        assert changed("arrow down").startswith("Patch row 3, column 3 of panel 2")
+        page.keyboard.press("PageUp")
+        assert changed("page up").startswith("Patch row 3, column 3 of panel 1")
+        page.keyboard.press("Home")
+        assert changed("home").startswith("Patch row 3, column 1 of panel 1")
+        for _ in range(columns):  # over the edge
+            page.keyboard.press("ArrowRight")
+        assert changed("arrow right, to the next panel").startswith("Patch row 3, column 1 of panel 2")
+        focused = page.evaluate("() => document.activeElement.getAttribute('aria-label')")
+        assert focused == "panel 2, row 3, column 1", "the focus goes with the choice"
+        cells.nth(5).hover()
+        assert changed("pointing").startswith("Patch row 1, column 6 of panel 1")
+        explorer.locator(".ae-hint").hover()
+        page.wait_for_timeout(250)
+        assert said.inner_text() == views[-2][1], "what was chosen comes back when the pointer has left"
+
+        head, layer = explorer.get_by_label("Head"), explorer.get_by_label("Layer")
+        head.select_option("0")
+        changed("another head")
+        layer.select_option(index=0)
+        changed("another layer")
+        rate, step = explorer.get_by_label("Rate"), explorer.get_by_label("Step")
+        for control in (rate, step):
+            if control.get_attribute("max") != "0":  # one rate at profile smoke
+                control.focus()
+                page.keyboard.press("Home")
+                text = changed("a slider to its beginning")
+                if control is rate:
+                    assert "its own panel only" in text
+        explorer.get_by_label("a word, and where it lands").check()
+        changed("words")
+        words = explorer.locator(".ae-words button")
+        assert words.nth(0).is_visible() and explorer.locator("[role=grid]").first.is_hidden()
+        words.filter(has_text="(padding)").click()
+        assert "(padding)" in changed("another word")
+        explorer.get_by_label("pictures alone").check()
+        changed("pictures alone")
+        assert_clean(visit)
+
+
+def test_page_of_maps_is_light(site):
+    """Chapter 6 carries all its maps: at most 3 MB."""
+    assert (site / "notebooks/06-reading-attention-maps.html").stat().st_size <= 3e6
+
+
 def test_works_from_a_server_too(site, chromium):
     """The same over http, under a prefix, as on a course's web server."""
 
