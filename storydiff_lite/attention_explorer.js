@@ -304,7 +304,7 @@ function render({ model, el }) {
     for (const grid of grids) grid.hidden = !patch;
     hint.textContent = patch
       ? "Point at a patch or tap it; with the keyboard, Tab to the panels and move with the arrow keys (Page Up and Page Down: other panel)."
-      : "Choose a word. Bright patches give it most of their attention.";
+      : "Choose a word. The brighter a patch, the more of its attention goes to the word.";
     [...words.children].forEach((b, i) => b.setAttribute("aria-pressed", String(i === word)));
     pictures.forEach((picture, p) => {
       const [url, alt] = [view.pictures[rate.input.value][p], `Panel ${p + 1}: ${view.prompts[p]}. Drawn at rate ${view.rates[rate.input.value]}.`];
