@@ -148,3 +148,49 @@ def test_identity_rows_compare_with_the_right_character():
     assert sum(r["agreement"]["mean"] for r in rows) > 5.7
     experiments.measure_identity(Copies(), judge, albums, 0)
     assert "img" not in asked[-1][0][0][0] and asked[-1][1] == [None] * 6
+
+
+# ------------------------------------------------------------------------------------------ verify, resume
+def toy_record(value, code="new", weights_="w"):
+    """A record of two stories under two settings, and the experiment that would make it."""
+
+    def run(stories, device):
+        record = experiments.records.header("toy", stories, 1) | what.fingerprint()
+        rows = [{"seed": 100 * k + i, "agreement": {"mean": value}} for k in (0, 1) for i in range(stories)]
+        return experiments.records.sweep(record, {"a": {}, "b": {}}, lambda s: rows, ("agreement",))
+
+    what = experiments.records.Experiment(run, (), (), ())
+    object.__setattr__(what, "fingerprint", lambda: {"code": code, "weights": weights_})
+    return what
+
+
+def test_record_stands_when_a_part_comes_out_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(experiments.records, "RESULTS", tmp_path)
+    experiments.records.save("toy", toy_record(0.5, "old").run(4, "cpu"))
+    record = experiments.records.verify("toy", toy_record(0.5, "new"), 2)
+    assert record["code"] == "new" and record["stories"] == 4, "all of the record stays"
+    assert record["verified"]["rows"] == record["verified"]["equal"] == 8
+    with pytest.raises(ValueError, match="0 came out the same: make it anew"):
+        experiments.records.verify("toy", toy_record(0.6, "newer"), 2)
+    with pytest.raises(ValueError, match="other weights"):
+        experiments.records.verify("toy", toy_record(0.5, "new", "others"), 2)
+
+
+def test_interrupted_sweep_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked, header = [], experiments.records.header("toy", 2, 1) | {"code": "c"}
+
+    def rows_of(setting):
+        asked.append(setting["n"])
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return [{"seed": 0, "agreement": {"mean": 1.0}}]
+
+    settings = {"one": {"n": 1}, "two": {"n": 2}}
+    with pytest.raises(KeyboardInterrupt):
+        experiments.records.sweep(dict(header), settings, rows_of, ("agreement",))
+    record = experiments.records.sweep(dict(header), settings, rows_of, ("agreement",))
+    assert asked == [1, 2, 2] and set(record["rows"]) == {"one", "two"}
+    experiments.records.sweep(header | {"code": "d"}, settings, rows_of, ("agreement",))
+    assert asked == [1, 2, 2, 1, 2], "other code: everything anew"

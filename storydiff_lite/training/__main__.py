@@ -29,7 +29,7 @@ PARTS = ("vae", "clip", "judge", "decoder", "unet", "identity", "pack")
 #: optimizer steps on a CPU; a GPU does ten times as many in a fraction of the time
 STEPS = {"vae": 1600, "clip": 1200, "judge": 1400, "decoder": 2400, "unet": 7200}
 #: parts that the pipeline can do without
-MORE = {"identity": 2700}
+MORE = {"identity": 2550}
 DATA = {
     "vae": "7,000 samples of StoryWorld (seeds train/0 ...): pictures of one or two characters, comic strips",
     "decoder": "the same as vae, encoder frozen",

@@ -257,7 +257,7 @@ def train(
     vision,
     unet,
     scale,
-    steps=2700,
+    steps=2550,
     batch=24,
     naming=200,
     layers=2000,
