@@ -4,6 +4,8 @@ import copy
 import inspect
 import math
 import numbers
+import re
+import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +22,7 @@ from transformers import CLIPImageProcessorPil
 
 from . import weights
 from .attention import SamplingSchedule, Sharing, passes, self_attention_layers, stable_random
+from .cast import CastSharing
 from .guidance import guide, rescale
 from .identity import attach, use_lora
 from .story import as_panels
@@ -139,6 +142,7 @@ class StoryPipeline(StableDiffusionXLPipeline):
         output_type="pil",
         callback_on_step_end=None,
         callback_on_step_end_tensor_inputs=("latents",),
+        resume=None,
         return_dict=True,
     ):
         """Draw the panels of one story together.
@@ -147,9 +151,10 @@ class StoryPipeline(StableDiffusionXLPipeline):
         ----------
         story : str, or list of str and Panel
             A story text with one panel a line (``prompt # caption``), or the panels: F of them.
-        id_images : PIL.Image or list of PIL.Image, optional
+        id_images : PIL.Image, list of PIL.Image, or dict, optional
             Pictures of the person the story is about; needs an identity encoder (`load_identity`).  Panels
-            that show the person say so with the trigger word after a noun: ``"a man img reads"``.
+            that show the person say so with the trigger word after a noun: ``"a man img reads"``.  In a story
+            with a cast: a dict, name -> pictures.
         consistency : float
             0 to 1: the fraction of each panel's tokens that the other panels read in self-attention. 0: plain
             sampling.
@@ -205,6 +210,10 @@ class StoryPipeline(StableDiffusionXLPipeline):
             ``latents``, ``prompt_embeds``, ``add_text_embeds``, ``add_time_ids``.
         callback_on_step_end_tensor_inputs : list of str
             Which of those it gets.
+        resume : (int, Tensor [F, 4, h, w]), optional
+            Go on where another call stopped: the first step (from 0) that is still to be done, and the
+            latents as a step callback got them after the step before. Exact with schedulers that keep no
+            state of their own (DDIM, Euler).
         return_dict : bool
             ``False`` returns ``(images,)``.
 
@@ -255,10 +264,10 @@ class StoryPipeline(StableDiffusionXLPipeline):
                 f"There are {len(stories)} stories and {len(seeds)} seeds: give one seed per story."
             )
         _whole("batch_size", batch_size, 1)
-        if {"story", "seed", "return_dict", "generator", "latents"} & settings.keys():
+        if {"story", "seed", "return_dict", "generator", "latents", "resume"} & settings.keys():
             raise TypeError(
                 "tell_many takes stories and seeds, and neither story, seed, return_dict, "
-                "generator nor latents."
+                "generator, latents nor resume."
             )
         bound = inspect.signature(self.__call__).bind(None, **settings)
         bound.apply_defaults()
@@ -317,6 +326,7 @@ class StoryPipeline(StableDiffusionXLPipeline):
         output_type,
         callback_on_step_end,
         callback_on_step_end_tensor_inputs,
+        resume,
     ):
         """S stories of F panels each: B = S * F pictures in one batch, story by story."""
         height, width = self._size(height, width)
@@ -345,7 +355,7 @@ class StoryPipeline(StableDiffusionXLPipeline):
         prompts = [p.prompt for p in panels]
         who = []  # for each panel: what it reads once the identity comes in, or None
         for story, images in zip(stories, id_images, strict=True):
-            who += self._identities([p.prompt for p in story], images)
+            who += self._pictured(story, images)
         prompts = [p if w is None else "" for p, w in zip(prompts, who, strict=True)]
         f = len(stories[0])
         parts = passes(f, window, long_story, sharing=consistency > 0)  # what goes through the U-Net together
@@ -371,17 +381,24 @@ class StoryPipeline(StableDiffusionXLPipeline):
         # where it starts: a scheduler of its own, noise per panel
         scheduler = copy.deepcopy(self.scheduler)
         timesteps, _ = retrieve_timesteps(scheduler, num_inference_steps, device)
+        first, kept = (0, None) if resume is None else resume
+        _step(first, len(timesteps))
         if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(0)
+            scheduler.set_begin_index(first)
         shape = self.unet.config.in_channels, height // self.vae_scale_factor, width // self.vae_scale_factor
         latents, generator = self._noise(seeds, f, shape, same_noise, generator, latents)
         latents = latents.to(device, add_time_ids.dtype) * scheduler.init_noise_sigma  # [B, 4, h, w]
+        latents = latents if kept is None else self._resumed(kept, latents)
         known = inspect.signature(scheduler.step).parameters
         extra = {k: v for k, v in {"eta": eta, "generator": generator}.items() if k in known}
 
         # which panels go through the U-Net together
         alone = [[panel.no_character for panel in story] for story in stories]
         share = self.sharing(f, consistency, seeds, schedule, window, alone)
+        if consistency > 0 and any(panel.characters for panel in panels):  # each reads its own characters
+            cast = [[panel.characters for panel in story] for story in stories]
+            share = CastSharing(f, consistency, seeds, schedule, window, alone, cast)
+            share.check(parts)
         if len(parts) > 1:
             share.window = None  # the passes are the windows
         self._num_timesteps = len(timesteps)
@@ -394,7 +411,10 @@ class StoryPipeline(StableDiffusionXLPipeline):
             for i, t in enumerate(timesteps):
                 if self.interrupt:
                     break
-                if i == merge and any(who):  # from here on the identity is read too
+                if i < first:
+                    bar.update()
+                    continue
+                if i == max(merge, first) and any(who):  # from here on the identity is read too
                     told[-1] = self._merged(*told[-1], who)
                     use_lora(self.unet, True)
                 x = scheduler.scale_model_input(latents, t)
@@ -504,6 +524,8 @@ class StoryPipeline(StableDiffusionXLPipeline):
         """Reference pictures as a list, or None; whatever is no picture is told."""
         if images is None:
             return None
+        if isinstance(images, dict):
+            return {name: self._people(pictures) for name, pictures in images.items()} or None
         if self.id_encoder is None:
             raise ValueError(
                 "id_images were given, but there is no identity encoder to read them with: call "
@@ -516,6 +538,46 @@ class StoryPipeline(StableDiffusionXLPipeline):
             if not isinstance(image, Image.Image):
                 raise TypeError(f"id_images must be PIL pictures, and one is a {type(image).__name__}.")
         return [image.convert("RGB") for image in images]
+
+    def _pictured(self, story, images):
+        """`_identities` of a story; with a dict of pictures, each panel by the first of its characters that
+        has some.
+        """
+        prompts = [panel.prompt for panel in story]
+        if not isinstance(images, dict):
+            return self._identities(prompts, images)
+        cast = {name for panel in story for name in panel.characters}
+        for name in images:
+            if name not in cast:
+                raise ValueError(
+                    f"There are pictures of {name!r}, who is in no panel. In the panels are: "
+                    f"{', '.join(sorted(cast)) or 'nobody with a name (declare [Name] first)'}."
+                )
+        found = [None] * len(story)
+        for name, pictures in images.items():
+            mine = []
+            for j, panel in enumerate(story):
+                pictured = [n for n in panel.characters if n in images]
+                if pictured[:1] == [name]:
+                    mine.append(j)
+                    if len(pictured) > 1:
+                        prompts[j] = _first_trigger(prompts[j], self.trigger_word)
+                        warnings.warn(
+                            f"Panel {j + 1} shows {' and '.join(pictured)}, who all have pictures. One "
+                            f"identity goes into a prompt: {name}'s. The others are drawn by their words.",
+                            stacklevel=4,
+                        )
+            some = self._identities([prompts[j] for j in mine], pictures) if mine else []
+            for j, w in zip(mine, some, strict=True):
+                found[j] = w
+        return found
+
+    def _resumed(self, kept, latents):
+        if tuple(kept.shape) != tuple(latents.shape):
+            raise ValueError(
+                f"resume holds latents {list(kept.shape)}; this story and size have {list(latents.shape)}."
+            )
+        return kept.to(latents)
 
     def _merge(self, start, steps):
         """The first step (counted from 0) that reads the identity."""
@@ -787,6 +849,17 @@ def _real(name, value, low, high, meaning):
     if not low <= value <= high or math.isinf(value):
         span = f"at least {low}" if high == math.inf else f"between {low} and {high}"
         raise ValueError(f"{name} is {value}; it is {meaning} and must be {span}.")
+
+
+def _step(first, steps):
+    if not 0 <= _whole("the step of resume", first, 0) < steps:
+        raise ValueError(f"resume begins at step {first}; there are {steps} steps, the first is 0.")
+
+
+def _first_trigger(prompt, trigger):
+    """The prompt with the first of its trigger words alone."""
+    parts = re.split(rf"\b{re.escape(trigger)}\b", prompt)
+    return " ".join((parts[0] + trigger + "".join(parts[1:])).split())
 
 
 def _seed(seed):

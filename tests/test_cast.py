@@ -1,0 +1,164 @@
+"""Panels read only those that show a character of theirs; pictures by character; going on after a stop."""
+
+import pytest
+import torch
+from PIL import Image
+
+from storydiff_lite.attention import ConsistentSelfAttention, Sharing
+from storydiff_lite.cast import CastAttention, CastSharing
+from storydiff_lite.pipeline import _first_trigger
+from storydiff_lite.story import Panel, parse
+
+N = 16
+WHO = [("A",), ("B",), ("A", "B"), (), ("A",), ()]
+ALONE = [False, False, False, True, False, False]
+READS = {0: {2, 4}, 1: {2}, 2: {0, 1, 4}, 3: set(), 4: {0, 2}, 5: set()}
+
+
+def read_panels(lists, n=N):
+    return [{int(t) // n for t in index} for index in lists]
+
+
+def test_who_reads_whom():
+    share = CastSharing(6, 0.5, (0,), alone=[ALONE], cast=[WHO])
+    share.enter(0, range(6))
+    lists = share.lists("layer", N, 1)
+    for i, (index, seen) in enumerate(zip(lists, read_panels(lists), strict=True)):
+        assert index[:N].tolist() == list(range(i * N, (i + 1) * N))  # all of its own, first
+        assert seen - {i} == READS[i]
+        assert len(index) == N + len(READS[i]) * N // 2 == len(set(index.tolist()))
+
+
+def test_halves_and_stories_do_not_mix():
+    share = CastSharing(2, 1, (0, 1), cast=[[("A",), ("A",)], [("A",), ("B",)]])
+    share.enter(0, range(2))
+    lists = share.lists("layer", 4, 2)
+    assert read_panels(lists, 4) == [{0, 1}, {0, 1}, {2}, {3}, {4, 5}, {4, 5}, {6}, {7}]
+
+
+def test_a_window_reads_its_own_part():
+    share = CastSharing(6, 1, (0,), alone=[ALONE], cast=[WHO])
+    share.enter(0, range(2, 5))
+    assert read_panels(share.lists("layer", N, 1)) == [{0, 2}, {1}, {0, 2}]
+
+
+def test_everybody_in_every_panel_is_the_plain_method(tiny_parts):
+    attn = tiny_parts["unet"].up_blocks[0].attentions[0].transformer_blocks[0].attn1
+    x = torch.randn(6, N, attn.to_q.in_features, generator=torch.Generator().manual_seed(1))
+    plain = Sharing(3, 0.5, (7,))
+    cast = CastSharing(3, 0.5, (7,), cast=[[("A",), ("A", "B"), ("A",)]])
+    got = []
+    for share, kind in ((plain, ConsistentSelfAttention), (cast, CastAttention)):
+        share.enter(2, range(3))
+        with torch.no_grad():
+            got.append(kind(share, "layer")(attn, x))
+    assert torch.equal(*got)
+
+
+def test_a_bank_lends_to_those_it_shows(tiny_parts):
+    """What a reader of the bank gets is what it would get if its writers were beside it."""
+    attn = tiny_parts["unet"].up_blocks[0].attentions[0].transformer_blocks[0].attn1
+    x = torch.randn(5, N, attn.to_q.in_features, generator=torch.Generator().manual_seed(1))
+    who = [("A",), ("B",), (), ("B",), ("A", "B")]
+    share = CastSharing(5, 1, (0,), alone=[[False, False, True, False, False]], cast=[who])
+    layer, out = CastAttention(share, "layer"), []
+    with torch.no_grad():
+        for some, role in ((range(3), "write"), (range(3, 5), "read")):
+            share.enter(0, some, role)
+            out.append(layer(attn, x[list(some)]))
+        for reader, writers in ((3, [1]), (4, [0, 1])):
+            seen = CastSharing(len(writers) + 1, 1, (0,), cast=[[("A",)] * (len(writers) + 1)])
+            seen.enter(0, range(len(writers) + 1))
+            want = CastAttention(seen, "layer")(attn, x[[reader, *writers]])[0]
+            assert torch.allclose(out[1][reader - 3], want, atol=1e-5)
+
+
+STORY = "[A] a bear\n[B] a cat\n\n[A] reads\n[B] sits\n[A] and [B] walking\n[NC] the sea\n[B] sleeping"
+
+
+def draw(pipe, story, **more):
+    return pipe(parse(story), num_inference_steps=3, output_type="latent", **more).images
+
+
+def test_a_change_in_one_character_leaves_the_other_as_it_was(tiny_pipe):
+    """B's panels see A only through the panel of both; without it they do not see A at all."""
+    apart = STORY.replace("[A] and [B] walking", "[B] walking")
+    one, two = (draw(tiny_pipe, s, consistency=1.0) for s in (apart, apart.replace("a bear", "a robot")))
+    assert not torch.equal(one[0], two[0])
+    assert torch.allclose(one[1:], two[1:], atol=1e-5)
+    one, two = (draw(tiny_pipe, s, consistency=1.0) for s in (STORY, STORY.replace("a bear", "a robot")))
+    assert not torch.allclose(one[1], two[1], atol=1e-5)
+    assert torch.allclose(one[3], two[3], atol=1e-5)  # [NC]
+
+
+@pytest.mark.parametrize("more", [{"window": 3}, {"window": 3, "long_story": "bank"}, {"guidance_scale": 1}])
+def test_long_stories_with_a_cast(tiny_pipe, more):
+    assert draw(tiny_pipe, STORY, **more).isfinite().all()
+
+
+def test_what_does_not_keep_characters_apart_is_refused(tiny_pipe):
+    with pytest.raises(ValueError, match="passes' or 'bank'"):
+        draw(tiny_pipe, STORY, window=3, long_story="attention")
+    with pytest.raises(ValueError, match="Panel 2 shows somebody .* first 1 panels"):
+        draw(tiny_pipe, STORY, window=1, long_story="bank")
+
+
+def test_panels_without_names_are_as_before(tiny_pipe):
+    named = [Panel(p, characters=("A",)) for p in ("a bear reads", "a bear sits")]
+    plain = [Panel(p.prompt) for p in named]
+    one, two = (tiny_pipe(s, num_inference_steps=2, output_type="latent").images for s in (named, plain))
+    assert torch.equal(one, two)
+
+
+# ---------------------------------------------------------------------------------------- going on
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_going_on_gives_the_same_latents(tiny_pipe, at):
+    kept = {}
+
+    def keep(pipe, step, t, tensors):
+        kept[step + 1] = tensors["latents"].clone()
+
+    call = {"num_inference_steps": 4, "output_type": "latent", "consistency": 1.0}
+    whole = tiny_pipe(parse(STORY), callback_on_step_end=keep, **call).images
+    assert torch.equal(tiny_pipe(parse(STORY), resume=(at, kept[at]), **call).images, whole)
+
+
+def test_going_on_from_nowhere(tiny_pipe):
+    call = {"num_inference_steps": 4, "output_type": "latent"}
+    with pytest.raises(ValueError, match="there are 4 steps"):
+        tiny_pipe("a bear", resume=(4, torch.zeros(1, 4, 8, 8)), **call)
+    with pytest.raises(ValueError, match=r"\[1, 4, 8, 8\]"):
+        tiny_pipe("a bear", resume=(1, torch.zeros(2, 4, 8, 8)), **call)
+
+
+# ---------------------------------------------------------------------------------------- pictures
+
+
+def test_pictures_by_character(tiny_pipe, monkeypatch):
+    story = parse(
+        "[A] a bear img\n[B] a cat img\n[C] a dog\n\n[A] reads\n[C] sits\n[A] and [B] walk\n[B] runs"
+    )
+    asked = []
+
+    def identities(prompts, images):
+        asked.append((prompts, images))
+        return [images] * len(prompts)
+
+    monkeypatch.setattr(tiny_pipe, "_identities", identities)
+    with pytest.warns(UserWarning, match="Panel 3 shows A and B"):
+        found = tiny_pipe._pictured(story.panels, {"A": ["a"], "B": ["b"]})
+    assert found == [["a"], None, ["a"], ["b"]]
+    assert asked == [(["a bear img reads", "a bear img and a cat walk"], ["a"]), (["a cat img runs"], ["b"])]
+    with pytest.raises(ValueError, match="'Z', who is in no panel.*A, B, C"):
+        tiny_pipe._pictured(story.panels, {"Z": ["z"]})
+
+
+def test_first_trigger_word_alone():
+    assert _first_trigger("a man img and a woman img, imgur", "img") == "a man img and a woman , imgur"
+
+
+def test_pictures_need_an_encoder(tiny_pipe):
+    with pytest.raises(ValueError, match="load_identity"):
+        tiny_pipe("[A] a bear img\n\n[A] sits", id_images={"A": [Image.new("RGB", (32, 32))]})
