@@ -7,7 +7,8 @@ a video model reads P_i in the i-th frame.  Neither code nor weights of it were 
 What is guessed here, and why:
 
 - *Which tokens.*  The authors said later that they are intermediate CLIP features, 16 of them a frame, not
-  which.  Here: the patch tokens of the last layer but one, averaged over 4 x 4 regions of the picture.
+  which.  Here: the patch tokens of the last layer but one; a token is a region of the picture, of 4 x 4, with
+  the features of its four quarters side by side.  (One average a region lost where in it things are.)
 - *Heads.*  The paper has 12 heads at width 1024, which do not divide it; 8 is the nearest that does.
 - *Who reads whom.*  The paper does not say; here every token of every frame reads all tokens of all frames.
 - *Where a token is.*  The paper does not say; here a learned embedding of the place in the picture and a
@@ -27,7 +28,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
-#: tokens of a frame along each side of the picture: 4 x 4 = 16
+#: regions of the picture, and so tokens of a frame, along each side: 4 x 4 = 16
 GRID = 4
 #: which hidden states of the image encoder are taken: those before its last layer
 LAYER = -2
@@ -35,7 +36,7 @@ LAYER = -2
 
 @torch.no_grad()
 def semantic_tokens(
-    image_encoder, pixels: torch.Tensor, grid: int | None = GRID, layer: int = LAYER
+    image_encoder, pixels: torch.Tensor, grid: int = GRID, layer: int = LAYER
 ) -> torch.Tensor:
     """Semantic tokens of pictures: intermediate features of a CLIP image encoder.
 
@@ -44,14 +45,16 @@ def semantic_tokens(
     image_encoder : CLIPVisionModel or CLIPVisionModelWithProjection
     pixels : Tensor [B, 3, H, W]
         In -1..1; resized to what the encoder takes where that differs.
-    grid : int, optional
-        Patch tokens are averaged over ``grid`` x ``grid`` regions; None keeps all.
+    grid : int
+        The picture is cut into ``grid`` x ``grid`` regions, a token each.
     layer : int
         Which hidden states: 0 is the patch embedding, -1 the last layer's.
 
     Returns
     -------
-    Tensor [B, grid * grid, D]
+    Tensor [B, grid * grid, 4 * C]
+        Row by row from the top left.  C is the encoder's width; the patches' features, averaged over the four
+        quarters of a region (top left, top right, bottom left, bottom right), stand side by side.
 
     Raises
     ------
@@ -62,18 +65,16 @@ def semantic_tokens(
         raise ValueError(f"Pictures must have the shape [B, 3, H, W]; these have {tuple(pixels.shape)}.")
     c = image_encoder.config
     side = c.image_size // c.patch_size
-    if grid is not None and not 1 <= grid <= side:
-        raise ValueError(f"grid is {grid}; this image encoder has {side} x {side} patches: use 1 to {side}.")
+    if not 1 <= grid <= side // 2:
+        raise ValueError(f"grid is {grid}; this encoder has {side} x {side} patches: use 1 to {side // 2}.")
     p = next(image_encoder.parameters())
     pixels = pixels.to(p.device, p.dtype)
     if pixels.shape[-2:] != (c.image_size, c.image_size):
         pixels = F.interpolate(pixels, (c.image_size, c.image_size), mode="bilinear", antialias=True)
     states = image_encoder(pixel_values=pixels, output_hidden_states=True).hidden_states[layer]
-    patches = states[:, 1:]  # [B, side * side, D]: the class token is left out, it has no place
-    if grid is None:
-        return patches
-    square = patches.transpose(1, 2).unflatten(2, (side, side))  # [B, D, side, side]
-    return F.adaptive_avg_pool2d(square, grid).flatten(2).transpose(1, 2)  # [B, grid * grid, D]
+    patches = states[:, 1:].transpose(1, 2).unflatten(2, (side, side))  # [B, C, side, side]; no class token
+    quarters = F.adaptive_avg_pool2d(patches, 2 * grid).unflatten(3, (grid, 2)).unflatten(2, (grid, 2))
+    return quarters.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # [B, grid * grid, 4 * C]
 
 
 def interpolate(start: torch.Tensor, end: torch.Tensor, num_frames: int) -> torch.Tensor:
@@ -185,6 +186,6 @@ def waves(t: torch.Tensor, width: int, fastest: float = 64.0) -> torch.Tensor:
     return F.pad(torch.cat([torch.sin(t[:, None] * f), torch.cos(t[:, None] * f)], 1), (0, width - 2 * n))
 
 
-def micro(token_dim=96, num_tokens=GRID * GRID) -> SemanticMotionPredictor:
+def micro(token_dim=384, num_tokens=GRID * GRID) -> SemanticMotionPredictor:
     """The predictor of this repository's micro model, untrained."""
     return SemanticMotionPredictor(token_dim, num_tokens, width=128, layers=6, heads=4)
