@@ -1,0 +1,147 @@
+"""Where is the character in this frame? Found by trying on its own drawings, and checked against the truth.
+
+A frame of a known clip is explained best by one of the character's own poses, put somewhere: all poses of
+the clip (`Bank`) are tried at every place, and the one that lowers the squared difference to the frame most,
+against the empty scene, is taken. Its joints, moved with it, are where the character *is*; where they should
+be is known. A ghost at half strength is found where it stands, not in the middle between two ghosts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from .. import world
+from ..training.data import draw
+
+#: joints that are compared
+PARTS = ("hip", "body", "head", "hand_l", "hand_r", "foot_l", "foot_r")
+#: parts of an actor that are not the character
+NOT = ("shadow", "prop")
+
+
+@dataclass
+class Bank:
+    """One actor of a clip, cut out of each of its frames.
+
+    Parameters
+    ----------
+    masks : float Tensor [K, S, S]
+    colours : float Tensor [K, 3, S, S]
+        0..1, zero outside of the mask.
+    joints : float Tensor [K, J, 2]
+        In picture heights.
+    scenes : float Tensor [K, 3, S, S]
+        The true frames without this actor.
+    """
+
+    masks: torch.Tensor
+    colours: torch.Tensor
+    joints: torch.Tensor
+    scenes: torch.Tensor
+
+
+def bank(clip, actor=0, frames=16, size=64) -> Bank:
+    """Cut an actor out of all frames of its clip."""
+    masks, colours, joints, scenes = [], [], [], []
+    for picture in clip.frames(frames):
+        alone = replace(picture, actors=(picture.actors[actor],))
+        others = replace(picture, actors=picture.actors[:actor] + picture.actors[actor + 1 :])
+        mask = np.zeros((size, size), bool)
+        for name, m in world.masks(alone, size).items():
+            if name[0].isdigit() and name.split(".")[1] not in NOT:
+                mask |= m
+        masks.append(mask)
+        colours.append(draw(alone, size) / 255 * mask)
+        scenes.append(draw(others, size) / 255)
+        at = world.joints(alone)
+        joints.append([at[f"0.{p}"] for p in PARTS])
+    return Bank(*(torch.from_numpy(np.array(a, np.float32)) for a in (masks, colours, joints, scenes)))
+
+
+def actors(clip) -> range:
+    """Numbers of the actors of a clip."""
+    return range(len(clip.actors))
+
+
+def banks(clip, frames=16, size=64) -> list[Bank]:
+    """A `Bank` for each actor of a clip."""
+    return [bank(clip, a, frames, size) for a in actors(clip)]
+
+
+@torch.no_grad()
+def find(video, bank: Bank, reach=0.6, without_own=False):
+    """Joints of the actor in every frame.
+
+    Parameters
+    ----------
+    video : Tensor [..., F, 3, S, S]
+        0..1, as many frames as the bank has scenes.
+    bank : Bank
+        Its tensors may have the same leading axes (`stacked`).
+    reach : float
+        How far from a pose's own place it is tried, in picture heights.
+    without_own : bool
+        Leave out of the bank, for each frame, the pose of that frame itself: how fine the finder is.
+
+    Returns
+    -------
+    Tensor [..., F, J, 2]
+        In picture heights.
+    """
+    size = video.shape[-1]
+    f, b = video.float(), bank.scenes.to(video.device)
+    m, c = bank.masks.to(video.device), bank.colours.to(video.device)
+    wide = (2 * size, 2 * size)
+
+    def spectrum(x):
+        return torch.fft.rfft2(x, s=wide)
+
+    # sum over the pose's pixels of |f - c|^2 - |f - b|^2, for every shift of the pose, by correlation
+    plain = (2 * f * b - b.square()).sum(-3)  # |f|^2 - |f - b|^2, [..., F, S, S]
+    score = spectrum(plain)[..., :, None, :, :] * spectrum(m).conj()[..., None, :, :, :]  # [..., F, K, ...]
+    score = score - 2 * torch.einsum("...fcxy,...kcxy->...fkxy", spectrum(f), spectrum(c).conj())
+    score = torch.fft.irfft2(score, s=wide)  # [..., F, K, 2S, 2S]
+    score = score + c.square().sum((-3, -2, -1))[..., None, :, None, None]
+    shift = torch.fft.fftfreq(2 * size, 1 / (2 * size), device=video.device).round()  # 0, 1, ..., -1
+    far = shift.abs() > reach * size
+    score = score.masked_fill(far[:, None] | far, float("inf"))
+    if without_own:
+        own = torch.eye(score.shape[-3], dtype=torch.bool, device=video.device)
+        score = score.masked_fill(own[:, :, None, None], float("inf"))
+    best = score.flatten(-3).argmin(-1)  # [..., F]
+    k, rest = best // (2 * size) ** 2, best % (2 * size) ** 2
+    moved = torch.stack([shift[rest % (2 * size)], shift[rest // (2 * size)]], -1) / size  # [..., F, 2]
+    joints = bank.joints.to(video.device)
+    chosen = torch.take_along_dim(joints, k[..., None, None], -3)  # [..., F, J, 2]
+    return chosen + moved[..., None, :]
+
+
+def stacked(banks) -> Bank:
+    """Banks of n actors as one, with a leading axis."""
+    return Bank(
+        *(torch.stack([getattr(b, k) for b in banks]) for k in ("masks", "colours", "joints", "scenes"))
+    )
+
+
+def errors(video, bank: Bank, without_own=False):
+    """How far an actor is from where it should be, in picture heights.
+
+    Parameters
+    ----------
+    video : Tensor [..., F, 3, S, S]
+        0..1.
+    bank : Bank
+        Of the same frames.
+
+    Returns
+    -------
+    place, parts : Tensor [...]
+        Of the whole character (mean of its joints), and the mean over its joints; over the frames between
+        the first and the last.
+    """
+    away = find(video, bank, without_own=without_own) - bank.joints.to(video.device)
+    away = away[..., 1:-1, :, :]  # [..., F - 2, J, 2]
+    return away.mean(-2).norm(dim=-1).mean(-1), away.norm(dim=-1).mean((-2, -1))

@@ -1,0 +1,471 @@
+"""The transition decoder: temporal attention, and a cross-attention that reads semantic tokens.
+
+As StoryDiffusion (2405.01434, section 3.2): the predictor and the motion modules learn together, from the
+velocity of all frames at once (v-prediction, where the paper says "MSE between the predicted and the true
+video"). Of the U-Net only the cross-attention layers learn with them, since they have never read anything
+but text.
+
+What is guessed, and what differs from the paper:
+
+- the first and the last frame stand in the input without noise (the paper says nothing about them);
+- three clips in ten read their *true* tokens, so that the decoder learns to trust tokens before the predicted
+  ones are good; and the token loss of chapter 08 is kept, with a small weight;
+- the caption and the tokens are dropped together for one clip in ten, for guidance;
+- what moves counts more (`motion_weight`): a hand is a hundredth of a picture.
+
+Two rivals are trained in the same way, on the same clips, for the same time, without semantic tokens:
+``sparse`` sees the known frames through SparseCtrl's encoder (2311.16933, diffusers' own), ``mask`` through
+extra input channels, with frames masked at random, as SEINE (2310.20700).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
+
+from .. import motion, video, weights
+from ..tokens import load_tokenizer
+from . import data
+from .common import Optimizer, Run, autocast, machine, orthogonalize
+from .motion import clip_pool
+from .unet import Prompts, fastest_attention, noise_schedule, time_ids
+
+VARIANTS = ("ours", "sparse", "mask")
+FRAMES = video.WINDOW
+#: parts of names of the U-Net's parameters that learn
+LEARNS = ("motion_modules", "attn2.", "conv_in")
+TRUE_TOKENS, TOKEN_WEIGHT, DROP = 0.3, 0.1, 0.1
+
+
+# ------------------------------------------------------------------------------------------ what is read
+
+
+def micro(device="cpu"):
+    """The frozen parts: (autoencoder, U-Net, image encoder, prompts)."""
+    folder = weights.path("micro")
+    vae = AutoencoderKL.from_pretrained(folder / "vae").float().to(device).eval()
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet").float().to(device)
+    vision = CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder").float().to(device).eval()
+    prompts = Prompts(
+        CLIPTextModel.from_pretrained(folder / "text_encoder").float(),
+        CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2").float(),
+        load_tokenizer(),
+        load_tokenizer(pad_token="!"),
+        device=device,
+    )
+    return vae, unet.requires_grad_(False), vision, prompts
+
+
+@torch.no_grad()
+def encode(some, pixels, vae, vision, prompts, device, batch=32):
+    """Clips -> all that training reads, half precision, on the CPU.
+
+    Parameters
+    ----------
+    some : list of n clips
+    pixels : uint8 Tensor [n, F, 3, S, S]
+
+    Returns
+    -------
+    dict
+        ``latents`` [n, F, 4, h, w] (scaled), ``tokens`` [n, F, S, D], ``states`` [n, 77, C], ``pooled``
+        [n, P].
+    """
+    out = {"latents": [], "tokens": [], "states": [], "pooled": []}
+    for i in tqdm(range(0, len(some), batch), desc="encoding clips", mininterval=5):
+        x = data.to_float(pixels[i : i + batch].to(device))  # [b, F, 3, S, S]
+        n, flat = x.shape[:2], x.flatten(0, 1)
+        with autocast(device):
+            z = vae.encode(flat).latent_dist.mode().float() * vae.config.scaling_factor
+            k = motion.semantic_tokens(vision, flat).float()
+        states, pooled = prompts([c.caption() for c in some[i : i + batch]])
+        for name, v in (
+            ("latents", z.unflatten(0, n)),
+            ("tokens", k.unflatten(0, n)),
+            ("states", states),
+            ("pooled", pooled),
+        ):
+            out[name].append(v.half().cpu())
+    return {k: torch.cat(v).contiguous() for k, v in out.items()}
+
+
+def prepared(split, n, size=64, folder="checkpoints", device="cpu", parts=None):
+    """`encode` of the first ``n`` clips of a split, kept in ``folder``."""
+    path = Path(folder) / f"video-{split}-{n}-{FRAMES}-{size}.safetensors"
+    if not path.exists():
+        vae, _, vision, prompts = parts or micro(device)
+        some, pixels = clip_pool(split, n, FRAMES, size, folder)
+        tensors = encode(some, pixels, vae, vision, prompts, device)
+        weights.atomic_save(path, lambda to: save_file(tensors, to))
+    return load_file(path)
+
+
+def start_predictor(folder=None):
+    """The predictor to begin with: of this folder, else the shipped one, else an untrained one."""
+    if folder:
+        return motion.SemanticMotionPredictor.from_pretrained(folder, local_files_only=True).float()
+    if "motion" in weights.names():
+        return motion.SemanticMotionPredictor.from_pretrained(weights.path("motion")).float()
+    return motion.micro()
+
+
+# ------------------------------------------------------------------------------------------ what learns
+
+
+def build(variant, unet, token_dim=96, num_tokens=16, predictor=None) -> nn.ModuleDict:
+    """``decoder`` (and ``predictor``) of a variant, untrained, all of the U-Net frozen but `LEARNS`."""
+    if variant not in VARIANTS:
+        raise ValueError(f"There is no variant {variant!r}: choose one of {', '.join(VARIANTS)}.")
+    adapter = video.motion_adapter(unet, in_channels=9 if variant == "mask" else None)
+    moving = video.motion_unet(unet, adapter)
+    for name, p in moving.named_parameters():
+        p.requires_grad_(any(k in name for k in LEARNS))
+    projection = control = None
+    if variant == "ours":
+        projection = video.TokenProjection(token_dim, num_tokens, unet.config.cross_attention_dim)
+    if variant == "sparse":
+        control = video.sparse_control(unet).requires_grad_(True)
+    net = nn.ModuleDict({"decoder": video.Decoder(moving, projection, control, pin=variant == "ours")})
+    if variant == "ours":
+        net["predictor"] = predictor or motion.micro(token_dim, num_tokens)
+    return net.to(unet.device)
+
+
+def ends(batch, frames, device):
+    """Which frames are known: the first and the last, [B, F]."""
+    mask = torch.zeros(batch, frames, device=device)
+    mask[:, 0] = mask[:, -1] = 1
+    return mask
+
+
+def random_masks(batch, frames, device):
+    """Known frames as SEINE trains with: the ends in half of the clips, else any, but never all, [B, F]."""
+    rate = torch.rand(batch, 1, device=device)
+    some = (torch.rand(batch, frames, device=device) < rate).float()
+    some[:, frames // 2] = 0
+    keep = torch.rand(batch, 1, device=device) < 0.5
+    return torch.where(keep, ends(batch, frames, device), some)
+
+
+def motion_weight(x, most=5.0):
+    """How much each place counts, [B, 1, 1, h, w], mean about 1: more where the true latents x [B, F, 4, h,
+    w] move.
+    """
+    spread = x.std(1, keepdim=True).mean(2, keepdim=True)  # [B, 1, 1, h, w]
+    weight = 1 + (4 * spread).clamp(max=most)
+    return weight / weight.mean()
+
+
+def sizes(n, size, device):
+    return torch.tensor([time_ids(size, size)], dtype=torch.float32, device=device).expand(n, -1)
+
+
+def velocity(net, schedule, x, t, noise, told, ids, mask, tokens, device):
+    """Predicted and true velocity, [B, F, 4, h, w] each."""
+    flat = t.repeat_interleave(x.shape[1])
+    noisy, target = (
+        f(x.flatten(0, 1), noise.flatten(0, 1), flat).view_as(x)
+        for f in (schedule.add_noise, schedule.get_velocity)
+    )
+    with autocast(device):
+        v = net["decoder"](noisy, t, *told, ids, x, mask, tokens)
+    return v.float(), target
+
+
+def loss_of(net, variant, schedule, batch, empty, ids, device, late=True):
+    """One clip batch -> (loss, {"video": ..., "tokens": ...}).
+
+    ``batch``: latents, tokens, states, pooled (as of `encode`); ``empty``: states and pooled of no text.
+    """
+    x, true, states, pooled = (v.float() for v in batch)
+    b, frames = x.shape[:2]
+    dropped = torch.rand(b, device=device) < DROP
+    states = torch.where(dropped[:, None, None], empty[0], states)
+    pooled = torch.where(dropped[:, None], empty[1], pooled)
+    tokens, token_loss = None, x.new_zeros(())
+    mask = random_masks(b, frames, device) if variant == "mask" else ends(b, frames, device)
+    if variant == "ours":
+        with autocast(device):
+            told = net["predictor"](true[:, 0], true[:, -1], frames).float()  # [B, F, S, D]
+        token_loss = (told - true).square().mean() / true.var()
+        taught = torch.rand(b, device=device) < TRUE_TOKENS
+        tokens = torch.where(taught[:, None, None, None], true, told)
+        tokens = torch.where(dropped[:, None, None, None], torch.zeros_like(tokens), tokens)
+    n = schedule.config.num_train_timesteps
+    t = torch.randint(0, n, (1 + late, b), device=device).amax(0)  # high noise decides where things are
+    v, target = velocity(
+        net, schedule, x, t, torch.randn_like(x), (states, pooled), ids, mask, tokens, device
+    )
+    weight = motion_weight(x) * (1 - mask)[:, :, None, None, None]
+    loss = ((v - target).square() * weight).sum() / (weight.sum() * x.shape[2])
+    return loss + TOKEN_WEIGHT * token_loss, {"video": loss, "tokens": token_loss}
+
+
+class Stacked(Optimizer):
+    """The same steps as `Optimizer`, with matrices of one shape orthogonalized together: on a GPU a step is
+    as long as the number of kernels it starts.
+    """
+
+    @torch.no_grad()
+    def step(self, scale=1.0, clip=1.0):
+        todo = [(n, p) for n, p in self.params if p.grad is not None]
+        grads = [p.grad for _, p in todo]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        if clip:
+            torch._foreach_mul_(grads, (clip / (norm + 1e-8)).clamp(max=1.0))
+        self.count += 1
+        plain = [(n, p) for n, p in todo if not self.is_muon[n]]
+        for decays in (True, False):
+            some = [(n, p) for n, p in plain if (p.ndim >= 2) == decays]
+            if some:
+                self._adam(some, scale, decays)
+        shapes = {}
+        for n, p in todo:
+            if self.is_muon[n]:
+                shapes.setdefault((p.shape[0], p[0].numel()), []).append((n, p))
+        for (rows, columns), some in shapes.items():
+            g, m = [p.grad for _, p in some], [self.state[n]["m"] for n, _ in some]
+            torch._foreach_mul_(m, 0.95)
+            torch._foreach_add_(m, g)
+            torch._foreach_add_(g, m, alpha=0.95)
+            u = orthogonalize_all(torch.stack([v.reshape(rows, columns) for v in g]))  # [n, rows, columns]
+            size = max(1.0, rows / columns) ** 0.5 * self.muon_lr * scale
+            every = [p for _, p in some]
+            torch._foreach_mul_(every, 1 - self.decay * size)
+            updates = [v.view_as(p) for v, p in zip(u, every, strict=True)]
+            torch._foreach_add_(every, updates, alpha=-size)
+        for _, p in todo:
+            p.grad = None
+        return float(norm)
+
+    def _adam(self, some, scale, decays):
+        params, g = [p for _, p in some], [p.grad for _, p in some]
+        m, v = ([self.state[n][k] for n, _ in some] for k in ("m", "v"))
+        torch._foreach_lerp_(m, g, 0.1)
+        torch._foreach_lerp_(v, torch._foreach_mul(g, g), 0.01 if self.count < 100 else 0.001)
+        mean = torch._foreach_div(m, 1 - 0.9**self.count)
+        root = torch._foreach_div(v, 1 - 0.99**self.count) if self.count < 100 else v
+        root = torch._foreach_sqrt(root)
+        torch._foreach_add_(root, 1e-8)
+        if decays:
+            torch._foreach_mul_(params, 1 - self.decay * self.lr * scale)
+        torch._foreach_addcdiv_(params, mean, root, value=-self.lr * scale)
+
+
+def orthogonalize_all(g, steps=5):
+    """`common.orthogonalize` of each of n matrices, [n, rows, columns]."""
+    if len(g) == 1:
+        return orthogonalize(g[0], steps)[None]
+    x = g.bfloat16() if g.is_cuda else g.float()
+    flip = x.shape[1] > x.shape[2]
+    x = x.mT if flip else x
+    x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
+    for _ in range(steps):
+        a = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return (x.mT if flip else x).to(g.dtype)
+
+
+class Learner(nn.Module):
+    """Only what learns, under its own names, so that checkpoints and averages hold nothing else."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.all = nn.ParameterDict(
+            {n.replace(".", "/"): p for n, p in net.named_parameters() if p.requires_grad}
+        )
+
+
+def train(
+    variant="ours",
+    steps=20000,
+    seconds=None,
+    batch=16,
+    size=64,
+    seed=0,
+    device="cpu",
+    pool=3000,
+    predictor=None,
+    folder="checkpoints",
+    name=None,
+    lr=1e-3,
+    muon_lr=0.01,
+    parts=None,
+):
+    """Train a variant, and return ``(net, run)``; ``net`` holds ``decoder`` and, of ours, ``predictor``.
+
+    Parameters
+    ----------
+    variant : {"ours", "sparse", "mask"}
+    steps, seconds
+        The run ends at whichever comes first; its step size falls towards that end.
+    batch : int
+        Clips a step.
+    pool : int
+        Clips of the training split.
+    predictor : str or Path, optional
+        Folder of the predictor to begin with (of ours).
+    """
+    torch.manual_seed(seed)
+    parts = parts or micro(device)
+    held = {k: v.to(device) for k, v in prepared("train", pool, size, folder, device, parts).items()}
+    _, unet, _, prompts = parts
+    dims = held["tokens"].shape
+    start = start_predictor(predictor) if variant == "ours" else None
+    net = build(variant, unet, dims[3], dims[2], start)
+    net["decoder"].unet.set_attn_processor(fastest_attention(device))
+    learner = Learner(net)
+    run = Run(
+        name or f"video-{variant}",
+        learner,
+        steps,
+        lr,
+        muon_lr,
+        ema=0.998,
+        warmup=100,
+        seed=seed,
+        folder=folder,
+        cooldown=0.5,
+        seconds=seconds,
+        facts={"batch": batch, "clips": pool, "variant": variant},
+    )
+    run.optimizer.__class__ = Stacked
+    schedule = noise_schedule()
+    schedule.alphas_cumprod = schedule.alphas_cumprod.to(device)
+    empty, ids = prompts([""]), sizes(batch, size, device)
+    for i in run.steps():
+        pick = torch.randint(pool, (batch,), device=device)
+        some = [held[k][pick] for k in ("latents", "tokens", "states", "pooled")]
+        loss, numbers = loss_of(net, variant, schedule, some, empty, ids, device)
+        run.update(loss, i, **numbers)
+    run.averaged()
+    return net.eval(), run
+
+
+@torch.no_grad()
+def measure(net, variant, size=64, device="cpu", n=64, folder="checkpoints", parts=None, batch=16):
+    """Held-out velocity loss of the unknown frames, ``{time: loss}``, at the same noise for every variant."""
+    held = prepared("heldout", n, size, folder, device, parts)
+    schedule = noise_schedule()
+    noise = torch.randn(held["latents"].shape, generator=torch.Generator().manual_seed(0))
+    out = {}
+    for t in (500, 700, 900):
+        losses = []
+        for some in torch.arange(n).split(batch):
+            x, true, states, pooled = (
+                held[k][some].float().to(device) for k in ("latents", "tokens", "states", "pooled")
+            )
+            mask = ends(len(some), FRAMES, device)
+            told = net["predictor"](true[:, 0], true[:, -1], FRAMES) if variant == "ours" else None
+            v, target = velocity(
+                net,
+                schedule,
+                x,
+                torch.full((len(some),), t, device=device),
+                noise[some].to(device),
+                (states, pooled),
+                sizes(len(some), size, device),
+                mask,
+                told,
+                device,
+            )
+            losses.append((v - target)[:, 1:-1].square().mean((1, 2, 3, 4)))
+        out[str(t)] = round(float(torch.cat(losses).mean()), 4)
+    return out
+
+
+# ------------------------------------------------------------------------------------------ command line
+
+
+def card(run, heldout, seed):
+    """What a variant was trained on, for how long, where, and what it reached."""
+    return {
+        "part": "video",
+        "data": f"{run.facts['clips']:,} clips of {FRAMES} frames (clips.specimen, split train)",
+        "steps": run.done,
+        "batch": run.facts["batch"],
+        "seed": seed,
+        "seconds": round(run.seconds),
+        "machine": run.facts.get("machine", machine()),
+        "torch": torch.__version__.split("+")[0],
+        "heldout": {"loss": heldout},
+        "log": run.log[:: max(1, len(run.log) // 100)],
+    }
+
+
+def pack(folder="checkpoints", root=weights.DATA):
+    """Put the trained decoder of ours, with its predictor and card, among the shipped weights."""
+    source = Path(folder) / "video-ours"
+    if not source.exists():
+        raise SystemExit(f"There is no {source}: train it first, python -m storydiff_lite.training video")
+    weights.atomic_save(root / "video", lambda to: shutil.copytree(source, to))
+    text = json.loads((root / "video" / "card.json").read_text())
+    text["sha256"] = {
+        f.relative_to(root).as_posix(): weights.sha256(f)
+        for f in sorted((root / "video").rglob("*.safetensors"))
+    }
+    (root / "video" / "card.json").unlink()
+    weights.atomic_save(
+        root / "cards" / "video.json", lambda to: to.write_text(json.dumps(text, indent=1) + "\n")
+    )
+    weights.write_manifest(root)
+
+
+def main(argv=None):
+    p = argparse.ArgumentParser(prog="python -m storydiff_lite.training video", description=__doc__)
+    p.add_argument("--variant", choices=VARIANTS, default="ours")
+    p.add_argument("--prepare", action="store_true", help="only draw and encode the clips")
+    p.add_argument("--pack", action="store_true", help="only put the trained weights among the shipped ones")
+    p.add_argument("--steps", type=int, default=20000)
+    p.add_argument("--seconds", type=float, help="end after so much wall time of training")
+    p.add_argument("--batch", type=int, default=16, help="clips a step")
+    p.add_argument("--clips", type=int, default=3000, help="clips to train on")
+    p.add_argument("--heldout", type=int, default=64, help="clips that the card's loss is measured on")
+    p.add_argument("--predictor", help="folder of the motion predictor to begin with")
+    p.add_argument("--size", type=int, default=64)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--folder", default="checkpoints")
+    a = p.parse_args(argv)
+    if a.pack:
+        return pack(a.folder)
+    began = time.time()
+    parts = micro(a.device)
+    if a.prepare:
+        for split, n in (("train", a.clips), ("heldout", a.heldout)):
+            prepared(split, n, a.size, a.folder, a.device, parts)
+        print(f"prepared in {time.time() - began:.0f} s")
+        return None
+    net, run = train(
+        a.variant,
+        a.steps,
+        a.seconds,
+        a.batch,
+        a.size,
+        a.seed,
+        a.device,
+        a.clips,
+        a.predictor,
+        a.folder,
+        parts=parts,
+    )
+    heldout = measure(net, a.variant, a.size, a.device, a.heldout, a.folder, parts)
+    text = json.dumps(card(run, heldout, a.seed), indent=1)
+
+    def write(to):
+        video.save_parts(to, net["decoder"], net["predictor"] if "predictor" in net else None)
+        (to / "card.json").write_text(text + "\n")
+
+    weights.atomic_save(Path(a.folder) / f"video-{a.variant}", write)
+    print(f"video-{a.variant}: {run.done} steps, {run.seconds:.0f} s, held out: {heldout}")
+    return None

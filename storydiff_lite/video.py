@@ -1,0 +1,864 @@
+"""From two pictures to a video: what moves between them is told by semantic tokens, frame by frame.
+
+The paper's second half (2405.01434, section 3.2), whose code was never released. A motion U-Net (the story
+U-Net with temporal attention, AnimateDiff 2307.04725) draws all frames at once; the i-th frame's
+cross-attention reads ``concat(T, P_i)``: the text tokens, then the semantic tokens that
+``motion.SemanticMotionPredictor`` predicts for it. The first and the last frame are known: they stand in the
+U-Net's input without noise at every step, and leave the pipeline as they came in.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import numbers
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, MotionAdapter, SparseControlNetModel, UNetMotionModel
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import CLIPVisionModelWithProjection
+
+from . import weights
+from .guidance import guide
+from .motion import SemanticMotionPredictor, semantic_tokens
+from .pipeline import _no_loading_bars as no_loading_bars
+
+#: frames that go through the motion U-Net together, the two known ones among them
+WINDOW = 16
+
+
+# --------------------------------------------------------------------------------------------- the parts
+
+
+def motion_adapter(unet, heads=4, frames=32, in_channels=None) -> MotionAdapter:
+    """Untrained motion modules for a U-Net: temporal attention after every block, which begins by doing
+    nothing (its last layer is zero).
+
+    Parameters
+    ----------
+    unet : UNet2DConditionModel
+    heads : int
+        Heads of temporal attention.
+    frames : int
+        The longest sequence of frames.
+    in_channels : int, optional
+        Input channels of the U-Net, where that shall be more than its own.
+    """
+    adapter = MotionAdapter(
+        block_out_channels=tuple(unet.config.block_out_channels),
+        motion_layers_per_block=unet.config.layers_per_block,
+        motion_num_attention_heads=heads,
+        motion_norm_num_groups=unet.config.norm_num_groups,
+        motion_max_seq_length=frames,
+        conv_in_channels=in_channels,
+    )
+    for name, p in adapter.named_parameters():
+        if "proj_out" in name or name.startswith("conv_in"):
+            nn.init.zeros_(p)
+    return adapter
+
+
+def motion_unet(unet, adapter) -> UNetMotionModel:
+    """A U-Net with these motion modules in it: [B, C, F, h, w] in and out."""
+    out = UNetMotionModel.from_unet2d(unet, adapter)
+    if unet.config.addition_embed_type == "text_time":  # which from_unet2d forgets
+        out.add_embedding.load_state_dict(unet.add_embedding.state_dict())
+    return out.to(unet.device)
+
+
+class TokenProjection(ModelMixin, ConfigMixin):
+    """Semantic tokens -> tokens that the U-Net's cross-attention can read: [B, F, S, D] -> [B, F, S, C].
+
+    A normalization, a linear layer, and an embedding of the token's place, so that a query can find it.
+
+    Parameters
+    ----------
+    token_dim : int
+        Width D of the image encoder's tokens.
+    num_tokens : int
+        Tokens of a frame, S.
+    width : int
+        Width C of the text tokens.
+    """
+
+    @register_to_config
+    def __init__(self, token_dim=96, num_tokens=64, width=96):
+        super().__init__()
+        self.norm = nn.LayerNorm(token_dim)
+        self.linear = nn.Linear(token_dim, width)
+        self.place = nn.Parameter(0.02 * torch.randn(num_tokens, width))
+
+    def forward(self, tokens):
+        return self.linear(self.norm(tokens)) + self.place
+
+
+def per_frame_states(text, tokens=None, num_frames=None):
+    """What the U-Net's cross-attention reads in each frame: ``concat(T, P_i)``.
+
+    Parameters
+    ----------
+    text : Tensor [B, T, C]
+    tokens : Tensor [B, F, S, C], optional
+        Projected semantic tokens of every frame; without them each frame reads the text alone.
+    num_frames : int, optional
+        F, where there are no tokens.
+
+    Returns
+    -------
+    Tensor [B * F, T + S, C]
+
+    Notes
+    -----
+    2405.01434, section 3.2: V = CrossAttention(V, concat(T, P_i), concat(T, P_i)).
+    """
+    frames = num_frames if tokens is None else tokens.shape[1]
+    text = text[:, None].expand(-1, frames, -1, -1)  # [B, F, T, C]
+    both = text if tokens is None else torch.cat([text, tokens.to(text.dtype)], 2)  # [B, F, T + S, C]
+    return both.flatten(0, 1)
+
+
+class Decoder(nn.Module):
+    """The motion U-Net and what tells it of the known frames: it predicts all frames' velocities at once.
+
+    Parameters
+    ----------
+    unet : UNetMotionModel
+        With 4 input channels, or with 9: noisy latents, mask, known latents.
+    projection : TokenProjection, optional
+        Of the semantic tokens; without it the frames read the text alone.
+    control : SparseControlNetModel, optional
+        Reads the known frames and adds to the U-Net's skip connections.
+    pin : bool
+        Known frames stand in the input without noise.
+    """
+
+    def __init__(self, unet, projection=None, control=None, pin=True):
+        super().__init__()
+        self.unet, self.projection, self.control, self.pin = unet, projection, control, pin
+
+    def forward(self, noisy, t, text, pooled, ids, known, mask, tokens=None):
+        """
+        Parameters
+        ----------
+        noisy : Tensor [B, F, 4, h, w]
+        t : Tensor [B]
+        text, pooled, ids : Tensor [B, T, C], [B, P] or None, [B, 6] or None
+            Text tokens, and SDXL's pooled text and sizes.
+        known : Tensor [B, F, 4, h, w]
+            Latents of the known frames; of the others, anything.
+        mask : Tensor [B, F]
+            1 where a frame is known.
+        tokens : Tensor [B, F, S, D], optional
+            Semantic tokens of every frame.
+
+        Returns
+        -------
+        Tensor [B, F, 4, h, w]
+        """
+        frames = noisy.shape[1]
+        m = mask[:, :, None, None, None].to(noisy.dtype)
+        if self.projection is None or tokens is None:
+            states = per_frame_states(text, num_frames=frames)
+        else:
+            states = per_frame_states(text, self.projection(tokens))
+        more = {} if pooled is None else {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": ids}}
+        if self.control is not None:
+            down, mid = self.control(
+                noisy.transpose(1, 2),  # only its shape is used
+                t,
+                encoder_hidden_states=states,
+                controlnet_cond=(known * m).transpose(1, 2),
+                conditioning_mask=m.expand(-1, -1, 1, *noisy.shape[3:]).transpose(1, 2),
+                return_dict=False,
+            )
+            more |= {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+        x = torch.where(m > 0, known, noisy) if self.pin else noisy
+        if self.unet.config.in_channels == 9:
+            x = torch.cat([x, m.expand(-1, -1, 1, *x.shape[3:]), known * m], 2)
+        out = self.unet(x.transpose(1, 2), t, encoder_hidden_states=states, return_dict=False, **more)[0]
+        return out.transpose(1, 2)
+
+
+def sparse_control(unet, heads=4, frames=32) -> SparseControlNetModel:
+    """SparseCtrl's encoder of known frames (2311.16933) for a U-Net, its spatial weights copied from it."""
+    c = unet.config
+    control = SparseControlNetModel(
+        in_channels=4,
+        conditioning_channels=4,
+        flip_sin_to_cos=c.flip_sin_to_cos,
+        freq_shift=c.freq_shift,
+        down_block_types=("CrossAttnDownBlockMotion",) * len(c.down_block_types),
+        block_out_channels=tuple(c.block_out_channels),
+        layers_per_block=c.layers_per_block,
+        norm_num_groups=c.norm_num_groups,
+        cross_attention_dim=c.cross_attention_dim,
+        attention_head_dim=tuple(c.attention_head_dim),
+        use_linear_projection=c.use_linear_projection,
+        motion_num_attention_heads=heads,
+        motion_max_seq_length=frames,
+    )
+    for name in ("conv_in", "time_embedding", "down_blocks", "mid_block"):
+        getattr(control, name).load_state_dict(getattr(unet, name).state_dict(), strict=False)
+    for name, p in control.named_parameters():
+        if "motion_modules" in name and "proj_out" in name:
+            nn.init.zeros_(p)
+    return control.to(unet.device)
+
+
+# --------------------------------------------------------------------------------------------- files
+
+#: of the U-Net, what learnt here besides the motion modules: parts of parameter names
+CHANGED = ("attn2.", "conv_in")
+
+
+def save_parts(folder, decoder: Decoder, predictor=None, dtype=torch.float16):
+    """Write what was trained: ``motion_adapter/`` in AnimateDiff's layout, ``unet.safetensors`` with the
+    layers of the U-Net that changed, and ``projection/``, ``control/``, ``predictor/`` where there are any.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    unet = copy.deepcopy(decoder.unet).to("cpu", dtype)
+    wide = unet.config.in_channels != 4
+    adapter = MotionAdapter(
+        block_out_channels=tuple(unet.config.block_out_channels),
+        motion_layers_per_block=unet.config.layers_per_block,
+        motion_num_attention_heads=unet.config.motion_num_attention_heads,
+        motion_norm_num_groups=unet.config.norm_num_groups,
+        motion_max_seq_length=unet.config.motion_max_seq_length,
+        conv_in_channels=unet.config.in_channels if wide else None,
+    ).to(dtype)
+    state = unet.state_dict()
+    wanted = {k: state[k] for k in adapter.state_dict()}
+    adapter.load_state_dict(wanted)
+    adapter.save_pretrained(folder / "motion_adapter")
+    changed = {
+        k: v.contiguous()
+        for k, v in state.items()
+        if "motion_modules" not in k and any(name in k for name in CHANGED)
+    }
+    save_file(changed, folder / "unet.safetensors")
+    for name, part in (
+        ("projection", decoder.projection),
+        ("control", decoder.control),
+        ("predictor", predictor),
+    ):
+        if part is not None:
+            copy.deepcopy(part).to("cpu", dtype).save_pretrained(folder / name)
+    (folder / "decoder.json").write_text(json.dumps({"pin": decoder.pin}) + "\n")
+
+
+def load_parts(folder, unet):
+    """What `save_parts` wrote, or an AnimateDiff ``MotionAdapter`` folder, put on a U-Net.
+
+    Parameters
+    ----------
+    folder : str or Path
+    unet : UNet2DConditionModel
+        It stays as it is.
+
+    Returns
+    -------
+    Decoder
+    predictor : SemanticMotionPredictor or None
+
+    Raises
+    ------
+    FileNotFoundError
+        No motion weights in the folder.
+    ValueError
+        Motion weights of another U-Net.
+    """
+    folder = Path(folder)
+    inner = folder / "motion_adapter" if (folder / "motion_adapter").is_dir() else folder
+    weights_of = [p for p in inner.glob("*.safetensors") if p.name.startswith("diffusion_pytorch_model")]
+    if not (inner / "config.json").exists() or not weights_of:
+        raise FileNotFoundError(
+            f"There are no motion weights in {folder}: expected was a folder with config.json and "
+            "diffusion_pytorch_model*.safetensors of a MotionAdapter (such as AnimateDiff's), or one that "
+            "`python -m storydiff_lite.training video` wrote."
+        )
+    variant = "fp16" if all(".fp16." in p.name for p in weights_of) else None
+    adapter = MotionAdapter.from_pretrained(inner, local_files_only=True, variant=variant).to(unet.dtype)
+    have, want = tuple(adapter.config.block_out_channels), tuple(unet.config.block_out_channels)
+    if have != want:
+        raise ValueError(
+            f"The motion weights in {folder} were made for a U-Net with the channels {have}; this one has "
+            f"{want}. Use an adapter of the same model family."
+        )
+    moving = motion_unet(unet, adapter)
+    if (folder / "unet.safetensors").exists():
+        state = {k: v.to(unet.dtype) for k, v in load_file(folder / "unet.safetensors").items()}
+        unknown = moving.load_state_dict(state, strict=False).unexpected_keys
+        if unknown:
+            raise ValueError(f"{folder / 'unet.safetensors'} does not belong to this U-Net: {unknown[0]}.")
+    kinds = {
+        "projection": TokenProjection,
+        "control": SparseControlNetModel,
+        "predictor": SemanticMotionPredictor,
+    }
+    parts = {
+        name: kind.from_pretrained(folder / name, local_files_only=True).to(unet.device, unet.dtype)
+        if (folder / name).is_dir()
+        else None
+        for name, kind in kinds.items()
+    }
+    settings = folder / "decoder.json"
+    pin = json.loads(settings.read_text())["pin"] if settings.exists() else False
+    return Decoder(moving, parts["projection"], parts["control"], pin).eval(), parts["predictor"]
+
+
+# --------------------------------------------------------------------------------------------- the loop
+
+
+def deal(frames, window, rng):
+    """Which frames go through the U-Net together in one step: passes of ``window`` frames, the first and the
+    last in each, the others dealt like cards from neighbouring ones, so that each pass spans the whole time.
+
+    Parameters
+    ----------
+    frames, window : int
+    rng : random.Random
+        Deals anew at every step, so that all frames meet.
+
+    Returns
+    -------
+    list of list of int
+        Frames of each pass, in order; together all of them.
+    """
+    if frames <= window:
+        return [list(range(frames))]
+    inside, most = frames - 2, window - 2
+    passes = math.ceil(inside / most)
+    slots = [1 + s * inside // (passes * most) for s in range(passes * most)]  # each frame at least once
+    hands = [[0] for _ in range(passes)]
+    for i in range(0, len(slots), passes):
+        cards = slots[i : i + passes]
+        rng.shuffle(cards)
+        for hand, card in zip(hands, cards, strict=True):
+            hand.append(card)
+    return [[*hand, frames - 1] for hand in hands]
+
+
+@torch.no_grad()
+def sample(
+    decoder,
+    scheduler,
+    known,
+    noise,
+    told,
+    empty,
+    ids=None,
+    tokens=None,
+    steps=12,
+    guidance=1.0,
+    window=WINDOW,
+    seed=0,
+    progress=None,
+):
+    """Denoise B videos of F frames, whose first and last frames are known.
+
+    Parameters
+    ----------
+    decoder : Decoder
+    scheduler : diffusers scheduler
+        A copy of it is used.
+    known : Tensor [B, F, 4, h, w]
+        Latents; only those of the first and the last frame are used.
+    noise : Tensor [B, F, 4, h, w]
+    told, empty : (states, pooled)
+        Of the prompts, [B, T, C] and [B, P] or None, and of no text, with B = 1.
+    ids : Tensor [1, 6], optional
+        SDXL's sizes.
+    tokens : Tensor [B, F, S, D], optional
+        Semantic tokens of every frame.
+    steps : int
+    guidance : float
+        1 or less: none, and one pass instead of two.
+    window : int
+        Frames that go through the U-Net together (`deal`).
+    progress : callable, optional
+        Called after each step.
+
+    Returns
+    -------
+    Tensor [B, F, 4, h, w]
+        The known frames as they were.
+    """
+    scheduler, rng = copy.deepcopy(scheduler), random.Random(seed)
+    scheduler.set_timesteps(steps, device=noise.device)
+    b, frames = noise.shape[:2]
+    halves = 2 if guidance > 1 else 1
+    mask = torch.zeros(b * halves, frames, device=noise.device)
+    mask[:, 0] = mask[:, -1] = 1
+    m = mask[:b, :, None, None, None].to(noise.dtype)
+
+    def both(cond, none):  # the unconditional half first
+        return None if cond is None else cond if halves == 1 else torch.cat([none.expand_as(cond), cond])
+
+    states, pooled = (both(c, e) for c, e in zip(told, empty, strict=True))
+    every = None if tokens is None else both(tokens, torch.zeros_like(tokens))
+    ids = None if ids is None else ids.expand(b * halves, -1)
+    x = noise * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        if not decoder.pin and decoder.control is None and decoder.unet.config.in_channels == 4:
+            # a decoder that never saw clean frames among noisy ones gets the known ones at their noise
+            x = torch.where(m > 0, scheduler.add_noise(known, noise, t[None]), x)
+        total, count = torch.zeros_like(x), torch.zeros(frames, device=x.device)
+        for some in deal(frames, window, rng):
+            inputs = scheduler.scale_model_input(x[:, some], t).repeat(halves, 1, 1, 1, 1)
+            v = decoder(
+                inputs,
+                t.expand(b * halves),
+                states,
+                pooled,
+                ids,
+                known[:, some].repeat(halves, 1, 1, 1, 1),
+                mask[:, some],
+                None if every is None else every[:, some],
+            ).to(x.dtype)
+            v = guide(*v.chunk(2), guidance) if halves == 2 else v
+            at = torch.tensor(some, device=x.device)
+            total.index_add_(1, at, v)
+            count.index_add_(0, at, torch.ones(len(some), device=x.device))
+        v = total / count[:, None, None, None]
+        x = scheduler.step(v.flatten(0, 1), t, x.flatten(0, 1), return_dict=False)[0].view_as(x)
+        if progress:
+            progress()
+    return torch.where(m > 0, known, x)
+
+
+# --------------------------------------------------------------------------------------------- the pipeline
+
+
+@dataclass
+class TransitionOutput(BaseOutput):
+    """A transition.
+
+    Parameters
+    ----------
+    frames : list of PIL.Image
+        The first and the last are the pictures that were given.
+    prompt : str
+    seed : int
+    """
+
+    frames: list
+    prompt: str = ""
+    seed: int = 0
+
+    def save(self, path, fps=8, height=256):
+        """Write a GIF or an MP4, by the ending of ``path`` (`save_video`)."""
+        return save_video(self.frames, path, fps, height)
+
+
+class TransitionPipeline(DiffusionPipeline):
+    """Fills in what happens between two pictures.
+
+    ``TransitionPipeline.from_pretrained("micro")(first, last, "a bear jumping in the forest").frames``.
+    """
+
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->decoder->vae"
+    _optional_components = ["text_encoder_2", "tokenizer_2", "image_encoder", "predictor"]
+
+    def __init__(
+        self,
+        vae,
+        text_encoder,
+        tokenizer,
+        decoder,
+        scheduler,
+        image_encoder=None,
+        predictor=None,
+        text_encoder_2=None,
+        tokenizer_2=None,
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            decoder=decoder,
+            scheduler=scheduler,
+            image_encoder=image_encoder,
+            predictor=predictor,
+            text_encoder_2=text_encoder_2,
+            tokenizer_2=tokenizer_2,
+        )
+
+    @classmethod
+    def from_pretrained(cls, name="micro", motion=None, image_encoder=None, dtype=torch.float32):
+        """Load the micro models, or real ones.
+
+        Parameters
+        ----------
+        name : str or Path
+            ``"micro"``, or a Stable Diffusion model: a folder in diffusers' layout, or a name of the hub.
+        motion : str or Path, optional
+            Folder of motion weights: an AnimateDiff ``MotionAdapter``, or what the training wrote
+            (`save_parts`).  The shipped ones by default, for ``"micro"`` only.
+        image_encoder : str or Path, optional
+            Folder of a ``CLIPVisionModelWithProjection``; by default the one of the model, where it has one.
+            Without a trained projection and predictor in ``motion`` its tokens are not read.
+        dtype : torch.dtype
+
+        Raises
+        ------
+        WeightsError
+            A file of the shipped weights is missing or changed.
+        FileNotFoundError, ValueError
+            No motion weights, or those of another model.
+        """
+        if name == "micro":
+            folder, motion = weights.path("micro"), motion or weights.path("video")
+        else:
+            folder = name
+        if motion is None:
+            raise FileNotFoundError(
+                f"{name} alone draws pictures, not videos: give a folder of motion weights, motion=..., such "
+                "as AnimateDiff's adapter for the same model family."
+            )
+        with no_loading_bars():
+            base = DiffusionPipeline.from_pretrained(folder, dtype=dtype)
+            if image_encoder is not None:
+                encoder = CLIPVisionModelWithProjection.from_pretrained(
+                    image_encoder, dtype=dtype, local_files_only=True
+                )
+            else:
+                encoder = getattr(base, "image_encoder", None)
+            decoder, predictor = load_parts(motion, base.unet)
+        return cls(
+            base.vae,
+            base.text_encoder,
+            base.tokenizer,
+            decoder,
+            base.scheduler,
+            encoder,
+            predictor,
+            getattr(base, "text_encoder_2", None),
+            getattr(base, "tokenizer_2", None),
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        first_image,
+        last_image,
+        prompt="",
+        num_frames=16,
+        guidance_scale=1.0,
+        num_inference_steps=12,
+        seed=0,
+        predictor=None,
+        window=WINDOW,
+    ):
+        """Draw the frames between two pictures.
+
+        Parameters
+        ----------
+        first_image, last_image : PIL.Image, or lists of them
+            Of one size.  Lists give several transitions, drawn together.
+        prompt : str, or list of str
+            What happens.
+        num_frames : int
+            Frames with both pictures, at least 2.  Fewer than ``window`` are picked from a finer video;
+            more are drawn in passes of ``window`` frames (`deal`).
+        guidance_scale : float
+            Classifier-free guidance by prompt and tokens; 1: none, and half the time.
+        num_inference_steps : int
+        seed : int
+        predictor : callable, optional
+            ``predictor(start, end, num_frames) -> tokens``, instead of the trained one:
+            ``motion.interpolate`` for the straight line.
+        window : int
+            Frames that go through the U-Net together, at least 3.
+
+        Returns
+        -------
+        TransitionOutput, or a list of them
+
+        Raises
+        ------
+        ValueError, TypeError
+            What cannot be drawn, before anything is.
+        """
+        single = not isinstance(first_image, (list, tuple))
+        firsts, lasts = ([x] if single else list(x) for x in (first_image, last_image))
+        prompts = [prompt] * len(firsts) if isinstance(prompt, str) else list(prompt)
+        size = self._check(firsts, lasts, prompts, num_frames, num_inference_steps, guidance_scale, window)
+        device = self._execution_device
+        fine = 1
+        while fine * (num_frames - 1) + 1 < window and num_frames > 2:
+            fine += 1
+        frames = fine * (num_frames - 1) + 1
+        ends = self._pixels(firsts + lasts).to(device, self.vae.dtype)  # [2B, 3, H, W] in -1..1
+        z = self._encode_pictures(ends).unflatten(0, (2, len(firsts)))  # [2, B, 4, h, w]
+        known = torch.zeros(len(firsts), frames, *z.shape[2:], device=device, dtype=z.dtype)
+        known[:, 0], known[:, -1] = z
+        tokens = self._tokens(ends, frames, predictor)
+        told = self._encode_text(prompts)
+        empty = self._encode_text([""])
+        ids = None
+        if told[1] is not None:
+            ids = torch.tensor([[size[1], size[0], 0, 0, size[1], size[0]]], device=device, dtype=z.dtype)
+        noise = torch.stack(
+            [
+                torch.randn(
+                    (frames, *z.shape[2:]),
+                    generator=torch.Generator().manual_seed(
+                        random.Random(f"video/{seed}/{i}").getrandbits(62)
+                    ),
+                )
+                for i in range(len(firsts))
+            ]
+        ).to(device, z.dtype)
+        with self.progress_bar(total=num_inference_steps) as bar:
+            x = sample(
+                self.decoder,
+                self.scheduler,
+                known,
+                noise,
+                told,
+                empty,
+                ids,
+                tokens,
+                num_inference_steps,
+                guidance_scale,
+                window,
+                seed,
+                bar.update,
+            )
+        out = []
+        for first, last, text, video in zip(firsts, lasts, prompts, x[:, ::fine], strict=True):
+            between = self._decode(video[1:-1]) if num_frames > 2 else []
+            ended = [first.convert("RGB"), *between, last.convert("RGB")]
+            out.append(TransitionOutput(ended, text, seed))
+        self.maybe_free_model_hooks()
+        return out[0] if single else out
+
+    # ------------------------------------------------------------------------------------- its steps
+
+    def _check(self, firsts, lasts, prompts, num_frames, steps, guidance, window):
+        for name, images in (("first_image", firsts), ("last_image", lasts)):
+            for image in images:
+                if image is None:
+                    raise ValueError(
+                        f"{name} is missing: a transition needs two pictures, the one it begins with and the "
+                        "one it ends with."
+                    )
+                if not isinstance(image, Image.Image):
+                    raise TypeError(f"{name} must be a PIL picture, not a {type(image).__name__}.")
+        if not firsts or len(firsts) != len(lasts) or len(prompts) != len(firsts):
+            raise ValueError(
+                f"There are {len(firsts)} first pictures, {len(lasts)} last ones and {len(prompts)} prompts: "
+                "give as many of each."
+            )
+        found = {image.size for image in firsts + lasts}
+        if len(found) > 1:
+            raise ValueError(
+                "All pictures must have one size; these have "
+                + " and ".join(f"{w} x {h}" for w, h in sorted(found))
+                + " (width x height). Resize one: image.resize(other.size)."
+            )
+        (w, h) = found.pop()
+        unit = 2 ** (len(self.vae.config.block_out_channels) - 1 + self.decoder.unet.num_upsamplers)
+        if w % unit or h % unit:
+            raise ValueError(
+                f"The pictures are {w} x {h} pixels (width x height); this model takes multiples of {unit}, "
+                f"such as {max(unit, w // unit * unit)} x {max(unit, h // unit * unit)}."
+            )
+        for name, value, least in (
+            ("num_frames", num_frames, 2),
+            ("num_inference_steps", steps, 1),
+            ("window", window, 3),
+        ):
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+                raise TypeError(f"{name} must be a whole number, not {value!r}.")
+            if value < least:
+                more = ": the first and the last picture are frames too" if name == "num_frames" else ""
+                raise ValueError(f"{name} is {value}; it must be at least {least}{more}.")
+        if isinstance(guidance, bool) or not isinstance(guidance, numbers.Real) or not 0 <= guidance < 1e4:
+            raise ValueError(f"guidance_scale is {guidance!r}; it must be a number, 1 for none.")
+        return w, h
+
+    def _pixels(self, images):
+        """PIL pictures -> [B, 3, H, W] in -1..1."""
+        arrays = np.stack([np.asarray(i.convert("RGB"), np.float32) for i in images])
+        return torch.from_numpy(arrays).permute(0, 3, 1, 2) / 127.5 - 1
+
+    def _encode_pictures(self, pixels):
+        return self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor
+
+    def _decode(self, latents, batch=16):
+        """Latents [F, 4, h, w] -> list of PIL pictures."""
+        out = []
+        for z in latents.split(batch):
+            x = self.vae.decode(z / self.vae.config.scaling_factor).sample
+            x = ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+            out += [Image.fromarray(a) for a in x]
+        return out
+
+    def _tokens(self, ends, frames, predictor):
+        """Semantic tokens of all frames [B, F, S, D] between pictures [2B, 3, H, W], or None."""
+        predict = predictor or self.predictor
+        if self.image_encoder is None or self.decoder.projection is None or predict is None:
+            return None
+        places = self.decoder.projection.config.num_tokens
+        k = semantic_tokens(self.image_encoder, ends.float(), grid=math.isqrt(places))  # [2B, S, D]
+        start, end = k.chunk(2)
+        return predict(start, end, frames).to(ends.dtype)
+
+    def _encode_text(self, prompts):
+        """Prompts -> (states [B, T, C], pooled [B, P] or None)."""
+        states, pooled = [], None
+        for encoder, tokenizer in (
+            (self.text_encoder, self.tokenizer),
+            (self.text_encoder_2, self.tokenizer_2),
+        ):
+            if encoder is None:
+                continue
+            ids = tokenizer(
+                prompts,
+                padding="max_length",
+                max_length=tokenizer.model_max_length,
+                truncation=True,
+                return_tensors="pt",
+            ).input_ids.to(self._execution_device)
+            out = encoder(ids, output_hidden_states=True)
+            # SDXL reads the last layer but one of both encoders, SD 1.5 the last one of its only encoder
+            states.append(out.hidden_states[-2] if self.text_encoder_2 is not None else out.last_hidden_state)
+            if encoder is self.text_encoder_2:
+                pooled = out.text_embeds
+        return torch.cat(states, -1), pooled
+
+
+def story_to_video(pipe, images, panels, num_frames=16, hold=4, **settings):
+    """A whole story as one video: a transition between each pair of neighbouring panels.
+
+    Parameters
+    ----------
+    pipe : TransitionPipeline
+    images : list of n PIL.Image
+        The panels' pictures.
+    panels : list of n str or Panel
+        Their prompts; a transition is told the prompt of the panel that it leads to.
+    num_frames : int
+        Frames of a transition, with both panels.
+    hold : int
+        Frames that each panel stands still, at least 1.
+    **settings
+        As of a call of the pipeline.
+
+    Returns
+    -------
+    list of PIL.Image
+        ``n * hold + (n - 1) * (num_frames - 2)`` frames.
+    """
+    images, prompts = list(images), [getattr(p, "prompt", p) for p in panels]
+    if len(images) < 2:
+        raise ValueError(f"A video needs at least two panels; {len(images)} picture was given.")
+    if len(images) != len(prompts):
+        raise ValueError(
+            f"There are {len(images)} pictures and {len(prompts)} prompts: give as many of each."
+        )
+    if hold < 1:
+        raise ValueError(f"hold is {hold}; each panel stands for at least 1 frame.")
+    parts = pipe(images[:-1], images[1:], prompts[1:], num_frames=num_frames, **settings)
+    frames = [images[0].convert("RGB")] * hold
+    for part in parts:
+        frames += part.frames[1:-1] + [part.frames[-1]] * hold
+    return frames
+
+
+# --------------------------------------------------------------------------------------------- video files
+
+
+def save_video(frames, path, fps=8, height=256):
+    """Write frames as a GIF or an MP4, whole or not at all.
+
+    Parameters
+    ----------
+    frames : list of PIL.Image
+    path : str or Path
+        Ends in .gif or .mp4.
+    fps : float
+        Frames a second.
+    height : int
+        Small frames are enlarged, by a whole factor, to at most this height.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    ValueError
+        Another ending, no frame, frames of several sizes.
+    RuntimeError
+        An MP4, and no ffmpeg to write it with.
+    """
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind not in (".gif", ".mp4"):
+        raise ValueError(f"A video is written as .gif or .mp4; {path.name!r} ends in neither.")
+    frames = list(frames)
+    if not frames:
+        raise ValueError("There is no frame to write.")
+    if len({f.size for f in frames}) > 1:
+        raise ValueError("All frames of a video must have one size.")
+    if not fps > 0:
+        raise ValueError(f"fps is {fps}; it must be more than 0.")
+    factor = max(1, height // frames[0].height)
+    big = [
+        f.convert("RGB").resize((f.width * factor, f.height * factor), Image.Resampling.NEAREST)
+        for f in frames
+    ]
+    bar = tqdm(big, desc=path.name, leave=False)
+    if kind == ".gif":
+
+        def write(to):
+            rest = list(bar)[1:]
+            big[0].save(to, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+    else:
+        ffmpeg = _ffmpeg()
+
+        def write(to):
+            w, h = big[0].width // 2 * 2, big[0].height // 2 * 2  # the codec wants even sides
+            out = ffmpeg.write_frames(
+                str(to),
+                (w, h),
+                fps=fps,
+                codec="libx264",
+                macro_block_size=2,
+                output_params=["-crf", "20", "-movflags", "+faststart"],
+            )
+            out.send(None)
+            for frame in bar:
+                out.send(np.ascontiguousarray(np.asarray(frame)[:h, :w]))
+            out.close()
+
+    return weights.atomic_save(path, write)
+
+
+def _ffmpeg():
+    """imageio_ffmpeg, with an ffmpeg that can be run; RuntimeError says what to do without."""
+    try:
+        import imageio_ffmpeg
+
+        imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError) as error:
+        raise RuntimeError(
+            f"An MP4 is written by ffmpeg, and there is none ({error}). Install it with `pip install "
+            "imageio-ffmpeg`, or write a .gif."
+        ) from error
+    return imageio_ffmpeg
