@@ -217,6 +217,7 @@ def main():
     parser.add_argument("--rate", type=float, default=0.5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--save", action="store_true", help=f"write book/results/{RESULT.name}")
+    parser.add_argument("--out", type=Path, help="write the record to this file")
     args = parser.parse_args()
     cuda = args.device.startswith("cuda")
     rounds = args.rounds or [20 if cuda else max(2, 3 * 1024 // n) for n in args.tokens]
@@ -244,11 +245,11 @@ def main():
         print(f"\n{size}:")
         for name, (value, most, met) in results.items():
             print(f"  {name:32}{value:6.2f}   target at most {most:4.2f}: {'met' if met else 'MISSED'}")
-    if args.save:
+    for path in [args.out] * bool(args.out) + [RESULT] * args.save:
         record = {"machine": machine(), "torch": torch.__version__.split("+")[0], "halves": HALVES}
         record |= {k: getattr(args, k) for k in ("panels", "width", "heads", "rate")} | {"rows": rows}
-        RESULT.write_text(json.dumps(record, indent=1) + "\n")
-        print(f"\nwritten: book/results/{RESULT.name}")
+        path.write_text(json.dumps(record, indent=1) + "\n")
+        print(f"\nwritten: {path.name}")
 
 
 if __name__ == "__main__":
