@@ -139,7 +139,7 @@ class SemanticMotionPredictor(ModelMixin, ConfigMixin):
         self.embed_in = nn.Linear(token_dim, width)
         self.embed_time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.place = nn.Parameter(0.02 * torch.randn(num_tokens, width))
-        self.layers = nn.ModuleList(
+        self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
             )
@@ -173,8 +173,8 @@ class SemanticMotionPredictor(ModelMixin, ConfigMixin):
         t = times(num_frames, start)  # [F]
         x = self.embed_in(line) + self.place + self.embed_time(waves(t, c.width))[:, None]  # [B, F, S, W]
         x = x.flatten(1, 2)  # [B, F * S, W]
-        for layer in self.layers:
-            x = layer(x)
+        for block in self.blocks:
+            x = block(x)
         bend = self.head(self.norm(x)).unflatten(1, (num_frames, c.num_tokens))  # [B, F, S, D]
         return line + (4 * t * (1 - t)).view(-1, 1, 1) * bend  # nothing is added at the ends
 
