@@ -2,34 +2,60 @@
 
 PROFILE (and, where given, DEVICE and SEED) reach the chapter as papermill parameters and PROFILE also as the
 environment variable STORYDIFF_PROFILE. Exit status 1 when a chapter fails; the others still run.
+
+With a report, each chapter's peak memory is measured too, and what its checked cells (nbval-check-output)
+print is compared with the committed copy, as nbval does, but with room for another machine's arithmetic.
 """
 
 import argparse
+import hashlib
+import importlib.metadata
 import json
+import math
 import os
 import platform
+import re
 import shutil
 import sys
 import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from datetime import UTC, datetime
 from pathlib import Path
 
 import chapters
+import nbformat
 from chapters import NOTEBOOKS, ROOT
 
+# Runs last in the kernel of a chapter. What the allocator of the GPU has reserved is counted, because a
+# chapter that measures memory itself sets the other counters back.
+METER = """\
+import json, resource, sys
+_torch = sys.modules.get("torch")
+_gpu = _torch is not None and _torch.cuda.is_initialized()
+print(json.dumps({
+    "peak_gpu_bytes": _torch.cuda.max_memory_reserved() if _gpu else None,
+    "peak_cpu_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+}))
+"""
+NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w])")
 
-def run(path: Path, out: Path, parameters: dict, bar: bool = False) -> dict:
-    """Run one chapter; say how long it took, and what went wrong if anything did."""
+
+def run(path: Path, out: Path, parameters: dict, bar: bool = False, meter: bool = False) -> dict:
+    """Run one chapter; say how long it took, and what went wrong if anything did.
+
+    With ``meter``, also how much memory it took, and which checked cells print something else.
+    """
     import papermill
 
     warnings.filterwarnings("ignore", module="papermill|nbclient|jupyter_client|traitlets")
     if "PROFILE" in parameters:
         os.environ["STORYDIFF_PROFILE"] = parameters["PROFILE"]
+    source = with_meter(path, out) if meter else path
     started, error = time.perf_counter(), None
     try:
         papermill.execute_notebook(
-            str(path),
+            str(source),
             str(out),
             parameters,
             cwd=str(NOTEBOOKS),
@@ -41,7 +67,55 @@ def run(path: Path, out: Path, parameters: dict, bar: bool = False) -> dict:
         error = str(e).strip()
     except Exception as e:  # a dead kernel, a notebook that is no notebook
         error = f"{type(e).__name__}: {e}"
-    return {"chapter": path.stem, "seconds": round(time.perf_counter() - started, 1), "error": error}
+    result = {"chapter": path.stem, "seconds": round(time.perf_counter() - started, 1), "error": error}
+    if meter:
+        source.unlink()
+        if out.exists():
+            result |= read_meter(out) | {"differs": differences(chapters.read(path), chapters.read(out))}
+    return result
+
+
+def with_meter(path: Path, out: Path) -> Path:
+    """A copy of a chapter, beside where it goes, with a last cell that tells its peak memory."""
+    nb = chapters.read(path)
+    nb.cells.append(nbformat.v4.new_code_cell(METER, id="meter"))
+    source = out.with_suffix(".metered")
+    nbformat.write(nb, source)
+    return source
+
+
+def read_meter(out: Path) -> dict:
+    """What the last cell told; takes the cell out of the run chapter. Empty where it was not reached."""
+    nb = chapters.read(out)
+    if nb.cells[-1].get("id") != "meter":
+        return {}
+    told = nb.cells.pop()
+    chapters.write(nb, out)
+    texts = [o.text for o in told.outputs if o.get("name") == "stdout"]
+    return json.loads(texts[-1]) if texts else {}
+
+
+def differences(before, after, relative: float = 0.02, absolute: float = 0.002) -> list[str]:
+    """Checked cells whose text is not what it was; numbers may differ by 2%, or by 0.002."""
+
+    def printed(cell) -> str:
+        texts = [o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.get("outputs", [])]
+        return re.sub(r"0x[0-9a-fA-F]+", "ADDRESS", "".join(texts))
+
+    def alike(a: str, b: str) -> bool:
+        if NUMBER.sub("#", a) != NUMBER.sub("#", b):
+            return False
+        pairs = zip(NUMBER.findall(a), NUMBER.findall(b), strict=True)
+        return all(math.isclose(float(x), float(y), rel_tol=relative, abs_tol=absolute) for x, y in pairs)
+
+    ran = {c.id: c for c in after.cells}
+    checked = [c for c in before.cells if "nbval-check-output" in chapters.tags(c)]
+    checked = [c for c in checked if c.id in ran and ran[c.id].get("execution_count")]  # else the error tells
+    return [
+        f"{c.id}: {printed(ran[c.id]).strip()[:200]!r} was {printed(c).strip()[:200]!r}"
+        for c in checked
+        if not alike(printed(c), printed(ran[c.id]))
+    ]
 
 
 def warned(path: Path) -> list[str]:
@@ -54,21 +128,50 @@ def warned(path: Path) -> list[str]:
 def machine(device: str) -> dict:
     import torch
 
-    known = {"python": platform.python_version(), "torch": torch.__version__, "cpus": os.cpu_count()}
+    known = {"date": datetime.now(UTC).date().isoformat(), "python": platform.python_version()}
+    known |= {n: importlib.metadata.version(n) for n in ("torch", "diffusers", "transformers", "peft")}
+    known["cpus"] = os.cpu_count()
     if device == "cuda" and torch.cuda.is_available():
-        known["gpu"] = torch.cuda.get_device_name()
+        known |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
     return known
 
 
+def code_hash() -> str:
+    """SHA-256 of the package and of what the chapters say (not of what they printed)."""
+    total = hashlib.sha256()
+    for path in sorted((ROOT / "storydiff_lite").rglob("*.py")):
+        total.update(path.read_bytes())
+    for path in chapters.find([]):
+        total.update("".join(c.source for c in chapters.read(path).cells).encode())
+    return total.hexdigest()
+
+
 def write_report(base: Path, results: list[dict], facts: dict) -> None:
+    """REPORT.json and REPORT.md, each whole or not at all."""
+
+    def write(suffix: str, text: str) -> None:
+        part = base.with_suffix(".part")
+        part.write_text(text + "\n")
+        part.replace(base.with_suffix(suffix))
+
     base.parent.mkdir(parents=True, exist_ok=True)
-    base.with_suffix(".json").write_text(json.dumps({"machine": facts, "chapters": results}, indent=1) + "\n")
+    write(".json", json.dumps({"machine": facts, "chapters": results}, indent=1))
     lines = ["# Every chapter, run", "", *(f"- {k}: {v}" for k, v in facts.items()), ""]
-    lines += ["| chapter | seconds | result |", "|---|---|---|"]
+    lines += [
+        "| chapter | seconds | peak GPU memory, MB | peak memory, MB | result |",
+        "|---|---|---|---|---|",
+    ]
     for r in results:
-        said = "failed: " + r["error"].splitlines()[-1][:120].replace("|", "/") if r["error"] else "passed"
-        lines.append(f"| {r['chapter']} | {r['seconds']} | {said} |")
-    base.with_suffix(".md").write_text("\n".join(lines) + "\n")
+        said = "passed"
+        if r.get("differs"):
+            said = "differs: " + "; ".join(r["differs"])
+        if r["error"]:
+            said = "failed: " + r["error"].splitlines()[-1][:120]
+        said = said.replace("|", "/").replace("\n", " ")
+        sizes = (r.get("peak_gpu_bytes"), r.get("peak_cpu_bytes"))
+        gpu, cpu = (f"{n / 1e6:.0f}" if n else "" for n in sizes)
+        lines.append(f"| {r['chapter']} | {r['seconds']} | {gpu} | {cpu} | {said} |")
+    write(".md", "\n".join(lines))
 
 
 def main() -> int:
@@ -104,25 +207,34 @@ def main() -> int:
         shutil.rmtree(args.out)  # a copy of a chapter that is no more must not stay
     args.out.mkdir(parents=True, exist_ok=True)
 
-    results = []
+    done, facts = {}, {}
+    if args.report:
+        facts = machine(args.device or "cpu") | {"profile": args.profile, "chapters at once": args.jobs}
+        facts["code"] = code_hash()
     bar = args.jobs == 1 and sys.stderr.isatty()
     if args.jobs > 1:
         os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the kernels; two teams of threads stall each other
     with ProcessPoolExecutor(max_workers=args.jobs) as pool:
-        runs = [pool.submit(run, path, args.out / path.name, parameters, bar) for path in todo]
-        for path, future in zip(todo, runs, strict=True):
-            r = future.result()
+        meter = bool(args.report)
+        runs = {pool.submit(run, p, args.out / p.name, parameters, bar, meter): p for p in todo}
+        for future in as_completed(runs):
+            path, r = runs[future], future.result()
             r["warned"] = warned(args.out / path.name) if (args.out / path.name).exists() else []
-            results.append(r)
-            print(f"{'FAILED' if r['error'] else 'ok':6} {r['chapter']:45} {r['seconds']:6.1f} s", flush=True)
+            done[path] = r
+            state = "FAILED" if r["error"] else "DIFFER" if r.get("differs") else "ok"
+            print(f"{state:6} {r['chapter']:45} {r['seconds']:6.1f} s", flush=True)
             for line in r["warned"]:
                 print(f"       on stderr: {line}", flush=True)
+            for line in r.get("differs", []):
+                print(f"       printed: {line}", flush=True)
+            if args.report:  # after each chapter, so that a run that is stopped leaves what it found
+                write_report(args.report, [done[p] for p in todo if p in done], facts)
 
+    results = [done[p] for p in todo]
     for r in results:
         if r["error"]:
             print(f"\n{r['chapter']} failed:\n{r['error']}", file=sys.stderr)
     if args.report:
-        write_report(args.report, results, machine(args.device or "cpu"))
         print(f"report: {args.report.with_suffix('.md')}")
     noisy = [r["chapter"] for r in results if r["warned"]] if args.strict else []
     if noisy:
@@ -131,7 +243,7 @@ def main() -> int:
             "Mend what warned, or silence that one warning in the chapter, saying why.",
             file=sys.stderr,
         )
-    return int(any(r["error"] for r in results) or bool(noisy))
+    return int(any(r["error"] or r.get("differs") for r in results) or bool(noisy))
 
 
 if __name__ == "__main__":
