@@ -41,9 +41,9 @@ WINDOW = 16
 # --------------------------------------------------------------------------------------------- the parts
 
 
-def motion_adapter(unet, heads=4, frames=32, in_channels=None) -> MotionAdapter:
-    """Untrained motion modules for a U-Net: temporal attention after every block, which begins by doing
-    nothing (its last layer is zero).
+def motion_adapter(unet, heads=5, frames=32, in_channels=None) -> MotionAdapter:
+    """Untrained motion modules for a U-Net: temporal attention after every layer of its down and up blocks,
+    which begins by doing nothing (its last layer is zero).
 
     Parameters
     ----------
@@ -61,6 +61,7 @@ def motion_adapter(unet, heads=4, frames=32, in_channels=None) -> MotionAdapter:
         motion_num_attention_heads=heads,
         motion_norm_num_groups=unet.config.norm_num_groups,
         motion_max_seq_length=frames,
+        use_motion_mid_block=False,
         conv_in_channels=in_channels,
     )
     for name, p in adapter.named_parameters():
@@ -190,7 +191,7 @@ class Decoder(nn.Module):
         return out.transpose(1, 2)
 
 
-def sparse_control(unet, heads=4, frames=32) -> SparseControlNetModel:
+def sparse_control(unet, heads=5, frames=32) -> SparseControlNetModel:
     """SparseCtrl's encoder of known frames (2311.16933) for a U-Net, its spatial weights copied from it."""
     c = unet.config
     control = SparseControlNetModel(
@@ -236,6 +237,7 @@ def save_parts(folder, decoder: Decoder, predictor=None, dtype=torch.float16):
         motion_num_attention_heads=unet.config.motion_num_attention_heads,
         motion_norm_num_groups=unet.config.norm_num_groups,
         motion_max_seq_length=unet.config.motion_max_seq_length,
+        use_motion_mid_block=unet.config.use_motion_mid_block,
         conv_in_channels=unet.config.in_channels if wide else None,
     ).to(dtype)
     state = unet.state_dict()

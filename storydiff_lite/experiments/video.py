@@ -113,7 +113,8 @@ class Studio:
 
     def alone(self):
         """The predictor of chapter 08, which learnt from tokens alone."""
-        return motion.SemanticMotionPredictor.from_pretrained(weights.path("motion")).to(self.device).float()
+        folder = weights.path("motion") if "motion" in weights.names() else self.folder / "motion"
+        return motion.SemanticMotionPredictor.from_pretrained(folder).to(self.device).float()
 
     def tokens(self, kind, k):
         """Tokens that the decoder reads, from the true ones k [B, F, S, D]."""
@@ -294,7 +295,7 @@ def sheet(frames, path):
 
 def run(stories=210, device="cpu", folder="checkpoints", keep=RESULTS / "video"):
     """The record of ``stories`` held-out clips, kinds taking turns; ``stories`` is how many."""
-    scales = choose(device, folder, max(SHOWN, min(42, stories)))
+    scales = choose(device, folder, min(42, stories))
     guidance = {m: float(min(found, key=found.get)) for m, found in scales.items()}
     studio, shown = Studio("heldout", stories, device, folder), {}
 
@@ -331,7 +332,7 @@ def run(stories=210, device="cpu", folder="checkpoints", keep=RESULTS / "video")
     )
     record = sweep(record, settings, rows_of, tuple(KINDS), summarize=summarize)
     if len(shown) == len(settings):  # a run that went on from an interruption keeps the pictures it has
-        for i in range(SHOWN):
+        for i in range(min(SHOWN, stories)):
             sheet(torch.stack([frames[i] for frames in shown.values()]), keep / f"{i}.webp")
     return record
 
