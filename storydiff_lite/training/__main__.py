@@ -1,5 +1,7 @@
 """``python -m storydiff_lite.training PART``: train a part, or put the trained parts together (``pack``).
 
+``video`` has arguments of its own (``video --help``).
+
 Parts in their order: vae, clip, judge, decoder, unet, identity, pack. ``all`` trains everything from
 nothing. A run that was interrupted goes on from its last checkpoint; a finished part is not trained again
 unless its checkpoint is deleted. A part that is needed but has no checkpoint comes from the weights of this
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -22,7 +25,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionM
 from .. import weights
 from ..identity import IDEncoder
 from ..judge import JudgeNet
-from . import clip, identity, judge, unet, vae
+from . import clip, identity, judge, unet, vae, video
 from .common import machine
 
 PARTS = ("vae", "clip", "judge", "decoder", "unet", "identity", "pack")
@@ -302,6 +305,9 @@ def pack(parts: Parts, folder=weights.DATA):
 
 
 def main(argv=None):
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == ["video"]:  # three variants, with arguments of their own
+        return video.main(argv[1:])
     p = argparse.ArgumentParser(
         prog="python -m storydiff_lite.training",
         description=__doc__,
