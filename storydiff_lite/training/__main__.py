@@ -2,10 +2,11 @@
 
 ``video`` has arguments of its own (``video --help``).
 
-Parts in their order: vae, clip, judge, decoder, unet, identity, pack. ``all`` trains everything from
-nothing. A run that was interrupted goes on from its last checkpoint; a finished part is not trained again
-unless its checkpoint is deleted. A part that is needed but has no checkpoint comes from the weights of this
-repository: ``unet`` on a fresh clone trains a U-Net for the autoencoder and the encoders that are there.
+Parts in their order: vae, clip, judge, decoder, unet, identity, ip_adapter, motion, pack. ``all`` trains
+everything from nothing. A run that was interrupted goes on from its last checkpoint; a finished part is not
+trained again unless its checkpoint is deleted. A part that is needed but has no checkpoint comes from the
+weights of this repository: ``unet`` on a fresh clone trains a U-Net for the autoencoder and the encoders that
+are there.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionM
 from .. import weights
 from ..identity import IDEncoder
 from ..judge import JudgeNet
-from . import clip, identity, judge, unet, vae, video
+from ..motion import SemanticMotionPredictor
+from . import clip, identity, ip_adapter, judge, motion, unet, vae, video
 from .common import machine
 
-PARTS = ("vae", "clip", "judge", "decoder", "unet", "identity", "pack")
+PARTS = ("vae", "clip", "judge", "decoder", "unet", "identity", "ip_adapter", "motion", "pack")
 #: optimizer steps on a CPU; a GPU does ten times as many in a fraction of the time
 STEPS = {"vae": 1600, "clip": 1200, "judge": 1400, "decoder": 2400, "unet": 7200}
 #: parts that the pipeline can do without
-MORE = {"identity": 2550}
+MORE = {"identity": 2550, "ip_adapter": 2000, "motion": 3000}
 DATA = {
     "vae": "7,000 samples of StoryWorld (seeds train/0 ...): pictures of one or two characters, comic strips",
     "decoder": "the same as vae, encoder frozen",
@@ -40,22 +42,26 @@ DATA = {
     "judge": "16,000 pictures of one character (seeds judge/0 ...), which no other part sees",
     "unet": "16,000 captioned samples (seeds train/0 ...), half of them comic strips of two panels, "
     "and 3,000 pages of four panels",
-    "identity": "4,000 albums of five pictures of one character (seeds train/0 ...), without the fifth of "
-    "all characters that is kept for measurements",
+    "identity": "{albums:,} albums of five pictures of one character (seeds train/0 ...), without the fifth "
+    "of all characters that is kept for measurements",
+    "ip_adapter": "the same as identity",
+    "motion": "{clips:,} clips of {frames} frames (seeds clips/train/0 ...), each also mirrored, without the "
+    "fifth of all characters and the quarter of all motions that are kept for measurements",
 }
 
 
 def card(part, run, batch, heldout, seed, files=()):
     """Write the model card of a part: what it was trained on, how long, where, and what it reached."""
+    facts = {"batch": batch, "machine": machine(), "albums": 4000} | run.facts
     log = run.log[:: max(1, len(run.log) // 150)]
     text = {
         "part": part,
-        "data": DATA[part],
+        "data": DATA[part].format(**facts),
         "steps": run.done,
-        "batch": batch,
+        "batch": facts["batch"],
         "seed": seed,
         "seconds": round(run.seconds),
-        "machine": machine(),
+        "machine": facts["machine"],
         "torch": torch.__version__.split("+")[0],
         "heldout": heldout,
         "log": log,
@@ -93,14 +99,17 @@ class Parts:
     """The trained parts, each loaded from (or trained into) its checkpoint when it is asked for.
 
     ``fresh`` names the parts that are trained where they have no checkpoint; the others then come from the
-    packed weights, as ``(model, None, what their card says)``.
+    packed weights, as ``(model, None, what their card says)``.  ``more`` are further arguments of the
+    training of the one fresh part.
     """
 
-    def __init__(self, size, device, seed, folder, steps, fresh=tuple(STEPS), again=False, rank=16):
+    def __init__(
+        self, size, device, seed, folder, steps, fresh=tuple(STEPS), again=False, rank=16, more=None
+    ):
         self.size, self.device, self.seed, self.folder, self.steps = size, device, seed, folder, steps
         self.fresh, self.again, self.rank = fresh, again, rank
-        self.common = {"size": size, "device": device, "seed": seed, "folder": folder}
-        self.got = {}
+        self.base = {"size": size, "device": device, "seed": seed, "folder": folder}
+        self.more, self.got = more or {}, {}
 
     def __getattr__(self, part):
         if part.startswith("_") or part not in STEPS | MORE:
@@ -109,6 +118,10 @@ class Parts:
             trained = part in self.fresh or finished(self.folder, part) is not None
             self.got[part] = getattr(self, f"_{part}")() if trained else self.packed(part)
         return self.got[part]
+
+    def common(self, part):
+        """Arguments of the training of a part that it shares with the others."""
+        return self.base | (self.more if self.fresh == (part,) else {})
 
     def packed(self, part):
         """A part as it lies in the repository, with no run."""
@@ -128,6 +141,8 @@ class Parts:
             model.text_1 = CLIPTextModel.from_pretrained(micro / "text_encoder")
             model.text_2 = CLIPTextModelWithProjection.from_pretrained(micro / "text_encoder_2")
             model.vision = CLIPVisionModelWithProjection.from_pretrained(micro / "image_encoder")
+        elif part == "motion":
+            model = SemanticMotionPredictor.from_pretrained(weights.path("motion") / "predictor")
         elif part == "identity":
             model = IDEncoder.from_pretrained(weights.path("identity"), local_files_only=True)
         else:
@@ -136,7 +151,7 @@ class Parts:
         return model.float().to(self.device).eval(), None, json.loads(text.read_text())["heldout"]
 
     def _vae(self):
-        model, run = vae.train(self.steps["vae"], **self.common)
+        model, run = vae.train(self.steps["vae"], **self.common("vae"))
         return (
             model,
             run,
@@ -150,7 +165,9 @@ class Parts:
         )
 
     def _decoder(self):
-        model, run = vae.train(self.steps["decoder"], decoder_only=True, start=self.vae[0], **self.common)
+        model, run = vae.train(
+            self.steps["decoder"], decoder_only=True, start=self.vae[0], **self.common("decoder")
+        )
         return (
             model,
             run,
@@ -164,7 +181,7 @@ class Parts:
         )
 
     def _clip(self):
-        net, run, hit = clip.train(self.steps["clip"], **self.common)
+        net, run, hit = clip.train(self.steps["clip"], **self.common("clip"))
         apart = clip.separations(unet.Prompts(net.text_1, net.text_2, *tokenizers(), device=self.device))
         return (
             net,
@@ -176,13 +193,13 @@ class Parts:
         )
 
     def _judge(self):
-        net, run, right = judge.train(self.steps["judge"], **self.common)
+        net, run, right = judge.train(self.steps["judge"], **self.common("judge"))
         return net, run, {"renders": right}
 
     def _unet(self):
         model, prompts, scale = self.vae[0], self.prompts(), 1 / self.vae[2]["latent_std"]
         more = {"start": self.packed("unet")[0], "began": began("unet")} if self.again else {}
-        net, run = unet.train(model, prompts, scale, self.steps["unet"], **more, **self.common)
+        net, run = unet.train(model, prompts, scale, self.steps["unet"], **more, **self.common("unet"))
         return net, run, {"loss": unet.measure(net, model, prompts, scale, self.size, self.device)}
 
     def _identity(self):
@@ -196,13 +213,27 @@ class Parts:
             scale,
             self.steps["identity"],
             rank=self.rank,
-            name="identity" if self.rank else "identity-no-lora",
-            **self.common,
+            **{"name": "identity" if self.rank else "identity-no-lora"} | self.common("identity"),
         )
         net.set_attn_processor(AttnProcessor2_0())
         self.lora = identity.lora_state(net)
         loss = identity.measure(encoder, model, prompts, net, scale, self.size, self.device)
         return encoder, run, {"loss": loss}
+
+    def _ip_adapter(self):
+        model, prompts, scale = self.vae[0], self.prompts(), 1 / self.vae[2]["latent_std"]
+        net = copy.deepcopy(self.unet[0])
+        steps = self.steps["ip_adapter"]
+        learner, run = ip_adapter.train(
+            model, prompts, self.clip[0].vision, net, scale, steps, **self.common("ip_adapter")
+        )
+        return learner, run, {"loss": {k: v for k, v in run.log[-1].items() if k in ("true", "taught")}}
+
+    def _motion(self):
+        vision = self.clip[0].vision
+        net, run = motion.train(vision, self.steps["motion"], **self.common("motion"))
+        heldout = {"n": 350, "size": self.size, "device": self.device}
+        return net, run, {"error_over_straight_line": motion.measure(net, vision, **heldout)}
 
     def prompts(self):
         net = self.clip[0]
@@ -291,9 +322,25 @@ def pack(parts: Parts, folder=weights.DATA):
         ],
         "judge": [folder / "judge/model.safetensors"],
     }
+    if finished(parts.folder, "ip_adapter") is not None:
+        tensors = {k: v.half().cpu().contiguous() for k, v in parts.ip_adapter[0].state().items()}
+        weights.atomic_save(
+            folder / "ip_adapter" / "ip-adapter.safetensors", lambda to: save_file(tensors, to)
+        )
+        files["ip_adapter"] = [folder / "ip_adapter/ip-adapter.safetensors"]
     if with_identity:
         files["identity"] = sorted((folder / "identity").rglob("*.safetensors"))
-    batch = {"vae": 8, "decoder": 8, "clip": 96, "judge": 64, "unet": 32, "identity": 24}
+    if finished(parts.folder, "motion") is not None:
+        predictor = parts.motion[0].cpu().half()
+
+        def write_motion(to):
+            predictor.save_pretrained(to)
+            forget_paths(to)
+
+        weights.atomic_save(folder / "motion" / "predictor", write_motion)
+        files["motion"] = [folder / "motion/predictor/diffusion_pytorch_model.safetensors"]
+    batch = {"vae": 8, "decoder": 8, "clip": 96, "judge": 64, "unet": 32, "identity": 24, "ip_adapter": 24}
+    batch["motion"] = 64
     parts.judge[2]["reconstructions"] = judge.measure(
         parts.judge[0], parts.size, parts.device, vae=auto.to(parts.device)
     )
@@ -327,6 +374,13 @@ def main(argv=None):
         help="of unet: begin with the packed weights instead of with nothing; the card tells",
     )
     p.add_argument("--rank", type=int, default=16, help="of identity: rank of the LoRA, 0 for none")
+    p.add_argument("--seconds", type=float, help="end the run after so much wall time (GPU: steps are cheap)")
+    p.add_argument("--batch", type=int, help="pictures, albums, ... a step")
+    p.add_argument("--pictures", type=int, help="samples that are drawn to train on")
+    p.add_argument("--name", help="another name for the checkpoint, for trials beside the real part")
+    p.add_argument(
+        "--no-strips", action="store_true", help="of unet: no picture that holds a character twice"
+    )
     p.add_argument("--folder", default="checkpoints", help="where checkpoints and drawn pictures are kept")
     a = p.parse_args(argv)
     if a.steps is not None and a.steps < 1:
@@ -344,7 +398,14 @@ def main(argv=None):
     if a.steps:
         steps[a.part] = a.steps
     fresh = tuple(STEPS) if a.part == "all" else (a.part,)
-    parts = Parts(a.size, a.device, a.seed, a.folder, steps, fresh, a.again, a.rank)
+    more = {k: v for k in ("seconds", "batch", "pictures", "name") if (v := getattr(a, k)) is not None}
+    if more and a.part not in ("unet", "identity", "ip_adapter", "motion"):
+        p.error(f"--{next(iter(more))} is for unet, identity, ip_adapter and motion, not for {a.part}")
+    if a.no_strips:
+        if a.part != "unet" or not a.name:
+            p.error("--no-strips is for a trial of unet under another name: add --name unet-no-strips")
+        more["strips"] = False
+    parts = Parts(a.size, a.device, a.seed, a.folder, steps, fresh, a.again, a.rank, more)
     if a.part in ("pack", "all"):
         pack(parts)
     else:
@@ -363,7 +424,7 @@ def finished(folder, part):
         return json.loads(f.metadata()["run"])["done"]
 
 
-CHECKPOINT = {"decoder": "vae-decoder"}
+CHECKPOINT = {"decoder": "vae-decoder", "ip_adapter": "ip-adapter"}
 
 if __name__ == "__main__":
     main()

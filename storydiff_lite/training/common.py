@@ -20,15 +20,15 @@ from tqdm.auto import tqdm
 
 
 def orthogonalize(g: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """The nearest semi-orthogonal matrix to ``g`` [m, n]: a quintic Newton-Schulz iteration."""
+    """The nearest semi-orthogonal matrices to ``g`` [..., m, n]: a quintic Newton-Schulz iteration."""
     x = g.bfloat16() if native_bfloat16(g.device) else g.float()
-    flip = x.shape[0] > x.shape[1]
-    x = x.T if flip else x
-    x = x / (x.norm() + 1e-7)
+    flip = x.shape[-2] > x.shape[-1]
+    x = x.mT if flip else x
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
-        a = x @ x.T
+        a = x @ x.mT
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return (x.T if flip else x).to(g.dtype)
+    return (x.mT if flip else x).to(g.dtype)
 
 
 class Optimizer:
@@ -64,24 +64,38 @@ class Optimizer:
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
         shrink = min(1.0, clip / (float(norm) + 1e-8)) if clip else 1.0
         self.count += 1
+        groups = {}  # a GPU waits for small kernels: what has one shape is updated together
         for n, p in self.params:
-            if p.grad is None:
-                continue
-            g, s = p.grad * shrink, self.state[n]
-            if self.is_muon[n]:
-                s["m"].mul_(0.95).add_(g)
-                u = orthogonalize((g + 0.95 * s["m"]).reshape(p.shape[0], -1))
-                size = max(1.0, u.shape[0] / u.shape[1]) ** 0.5 * self.muon_lr * scale
-                p.mul_(1 - self.decay * size).add_(u.view_as(p), alpha=-size)
-            else:
-                s["m"].lerp_(g, 0.1)
-                s["v"].lerp_(g * g, 0.01 if self.count < 100 else 0.001)
-                m = s["m"] / (1 - 0.9**self.count)
-                v = s["v"] / (1 - 0.99**self.count) if self.count < 100 else s["v"]
-                p.mul_(1 - (self.decay * self.lr * scale if p.ndim >= 2 else 0)).addcdiv_(
-                    m, v.sqrt().add_(1e-8), value=-self.lr * scale
+            if p.grad is not None:
+                groups.setdefault((self.is_muon[n], p.shape if self.is_muon[n] else p.ndim >= 2), []).append(
+                    (n, p)
                 )
-            p.grad = None
+        for (is_muon, kind), some in groups.items():
+            names, params = zip(*some, strict=True)
+            grads = torch._foreach_mul([p.grad for p in params], shrink)
+            m = [self.state[n]["m"] for n in names]
+            if is_muon:
+                torch._foreach_mul_(m, 0.95)
+                torch._foreach_add_(m, grads)
+                ahead = torch.stack(torch._foreach_add(grads, m, alpha=0.95))
+                u = orthogonalize(ahead.flatten(2))  # [matrices, rows, columns]
+                size = max(1.0, u.shape[1] / u.shape[2]) ** 0.5 * self.muon_lr * scale
+                torch._foreach_mul_(params, 1 - self.decay * size)
+                torch._foreach_add_(params, list(u.view_as(ahead)), alpha=-size)
+            else:
+                v, early = [self.state[n]["v"] for n in names], self.count < 100
+                torch._foreach_lerp_(m, grads, 0.1)
+                torch._foreach_lerp_(v, torch._foreach_mul(grads, grads), 0.01 if early else 0.001)
+                root = torch._foreach_sqrt(v)
+                if early:
+                    torch._foreach_div_(root, (1 - 0.99**self.count) ** 0.5)
+                torch._foreach_add_(root, 1e-8)
+                if kind:  # only matrices decay
+                    torch._foreach_mul_(params, 1 - self.decay * self.lr * scale)
+                step = -self.lr * scale / (1 - 0.9**self.count)
+                torch._foreach_addcdiv_(params, m, root, step)
+            for p in params:
+                p.grad = None
         return float(norm)
 
 
@@ -102,6 +116,11 @@ class Run:
         Seconds between checkpoints.
     began : dict, optional
         What is known of the weights that the model began with, for its card.
+    seconds : float, optional
+        Wall time after which the run ends, its step size falling as it would over ``total`` steps: how far
+        the run is, is then the larger of the two fractions.
+    facts : dict, optional
+        What else the card should say of this run (batch, pictures, ...).
     """
 
     def __init__(
@@ -119,7 +138,10 @@ class Run:
         folder="checkpoints",
         save_every=120,
         began=None,
+        seconds=None,
+        facts=None,
     ):
+        self.budget, self.facts = seconds, {"machine": machine()} | (facts or {})
         self.name, self.model, self.total, self.warmup, self.cooldown, self.seed = (
             name,
             model,
@@ -138,8 +160,12 @@ class Run:
 
     def scale(self, i):
         """Multiplier of the step size at step ``i``."""
-        end = (self.total - i) / max(1.0, self.cooldown * self.total)
+        end = min(1 - i / self.total, 1 - self.spent()) / max(1 / self.total, self.cooldown)
         return max(0.0, min(1.0, (i + 1) / self.warmup, end))
+
+    def spent(self):
+        """How much of the wall time is used up, 0 to 1; 0 where there is no limit."""
+        return self.seconds / self.budget if self.budget else 0.0
 
     def steps(self):
         """Yield step numbers from where the last checkpoint stopped; saves on the way and at the end."""
@@ -152,6 +178,8 @@ class Run:
             torch.manual_seed(self.seed * 1_000_003 + i)  # a resumed run sees the same noise
             yield i
             self.seconds = before + time.time() - started
+            if self.spent() >= 1:
+                break
             if time.time() - last > self.save_every:
                 self.save()
                 last = time.time()
@@ -186,7 +214,8 @@ class Run:
         tensors |= {f"ema.{k}": v for k, v in self.ema.items()}
         tensors |= {f"opt.{n}.{k}": v for n, s in self.optimizer.state.items() for k, v in s.items()}
         tensors = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
-        meta = {"done": self.done, "seconds": self.seconds, "log": self.log, "began": self.began}
+        meta = {"done": self.done, "seconds": self.seconds, "log": self.log}
+        meta |= {"began": self.began, "facts": self.facts}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
         save_file(tensors, part, {"run": json.dumps(meta)})
@@ -203,7 +232,7 @@ class Run:
                 for k in s:
                     s[k].copy_(get(f"opt.{n}.{k}"))
         self.done, self.seconds, self.log = meta["done"], meta["seconds"], meta["log"]
-        self.began = meta.get("began")
+        self.began, self.facts = meta.get("began"), self.facts | meta.get("facts", {})
         self.optimizer.count = self.done
 
 

@@ -6,8 +6,12 @@ The splits are apart by their seeds: ``train`` for the generator, ``judge`` for 
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
+import sys
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +50,19 @@ def draw(picture, size: int):
     return np.asarray(world.render(picture, size)).transpose(2, 0, 1)
 
 
+def on_all_cores(work, items, desc, few=4000):
+    """``[work(x) for x in items]``, by a process a core where there are many of both; ``work`` draws, and
+    must not compute with torch.
+    """
+    cores = os.cpu_count() or 1
+    if len(items) < few or cores < 4:
+        return [work(x) for x in tqdm(items, desc=desc, mininterval=10)]
+    # forked where that is possible: the other way each process imports everything anew
+    how = "fork" if sys.platform == "linux" else "spawn"
+    with multiprocessing.get_context(how).Pool(cores) as pool:
+        return list(tqdm(pool.imap(work, items, chunksize=64), total=len(items), desc=desc, mininterval=10))
+
+
 def pool(split: str, n: int, size: int, mix=None, cache="checkpoints"):
     """``n`` samples and their pixels.
 
@@ -61,7 +78,7 @@ def pool(split: str, n: int, size: int, mix=None, cache="checkpoints"):
     for kept in Path(cache).glob(f"pool-{split}-{name}-*-{size}.npy"):  # a larger pool begins with this one
         if int(kept.stem.split("-")[3]) >= n and len(a := np.load(kept, mmap_mode="r")) >= len(flat):
             return samples, torch.from_numpy(np.array(a[: len(flat)]))
-    a = np.stack([draw(p, size) for p in tqdm(flat, desc=f"drawing {split}", mininterval=10)])
+    a = np.stack(on_all_cores(partial(draw, size=size), flat, f"drawing {split}"))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     with part.open("wb") as f:

@@ -29,7 +29,6 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import AttnProcessor
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
@@ -41,7 +40,7 @@ from ..identity import IDEncoder
 from ..tokens import MAX_LENGTH, TRIGGER_ID, expand_class_token, load_tokenizer
 from . import data
 from .common import Run, autocast
-from .unet import EVERY, importances, latent_pool, losses_at, noise_schedule, time_ids
+from .unet import EVERY, fastest_attention, importances, latent_pool, losses_at, noise_schedule, time_ids
 
 #: attributes that a fused token must be able to name
 NAMED = ("fur", "skin", "outfit", "accessory", "accessory_colour")
@@ -211,19 +210,20 @@ def velocities(unet, noisy, t, said, ids, device):
     return v.float()
 
 
-def losses(unet, schedule, x, said, in_words, ids, device, weight):
+def losses(unet, schedule, x, said, in_words, ids, device, weight, teacher=None):
     """How far the prediction is from the truth, and from the prediction of the U-Net told all in words.
 
     The second asks for the same pictures, and is the better teacher: what noise has hidden it does not ask
-    for.  x [B, 4, h, w]; ``weight`` [B, 1, h, w] says how much each place counts.
+    for.  The teacher is the U-Net itself without its LoRA, or another one.  x
+    [B, 4, h, w]; ``weight`` [B, 1, h, w] says how much each place counts.
     """
     noise = torch.randn_like(x)
     t = torch.randint(0, schedule.config.num_train_timesteps, (2, len(x)), device=device).amax(0)
     noisy, truth = schedule.add_noise(x, noise, t), schedule.get_velocity(x, noise, t)
     with torch.no_grad(), without_lora(unet):
-        teacher = velocities(unet, noisy, t, in_words, ids, device)
+        wanted = velocities(unet if teacher is None else teacher, noisy, t, in_words, ids, device)
     v, scale = velocities(unet, noisy, t, said, ids, device), weight / weight.mean()
-    return ((v - truth).square() * scale).mean(), ((v - teacher).square() * scale).mean()
+    return ((v - truth).square() * scale).mean(), ((v - wanted).square() * scale).mean()
 
 
 @contextmanager
@@ -267,22 +267,34 @@ def train(
     rank=16,
     pictures=4000,
     folder="checkpoints",
+    seconds=None,
     name="identity",
 ):
     """Train, and return ``(encoder, run)``; the U-Net keeps the LoRA.
 
     ``vision`` is the CLIP image encoder to begin with; ``rank`` of the LoRA, 0: none; ``pictures`` counts
     albums of five.  The first ``naming`` steps are for naming, the next ``layers`` for the layers, the others
-    for the whole.
+    for the whole.  ``seconds`` of wall time end the run early, as in `Run`.
     """
     torch.manual_seed(seed)
     widths = tuple(e.config.hidden_size for e in prompts.encoders)
     encoder = build(vision, widths).to(device)
     unet = unet.to(device).eval()
     add_lora(unet, rank)
-    unet.set_attn_processor(AttnProcessor())  # faster in the backward pass on CPUs
+    unet.set_attn_processor(fastest_attention(device))
     learner = Learner(encoder, unet).to(device)
-    run = Run(name, learner, steps, lr=1e-3, muon_lr=0.005, ema=0.99, seed=seed, folder=folder)
+    run = Run(
+        name,
+        learner,
+        steps,
+        lr=1e-3,
+        muon_lr=0.005,
+        ema=0.99,
+        seed=seed,
+        folder=folder,
+        seconds=seconds,
+        facts={"batch": batch, "albums": pictures, "rank": rank},
+    )
     samples, pixels = albums("train", pictures, size, folder)
     flat = pixels.flatten(0, 1)
     latents = latent_pool(vae.to(device), samples, flat, device, folder)[0].unflatten(0, (len(samples), 5))

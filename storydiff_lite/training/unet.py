@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
@@ -59,6 +59,11 @@ def build(channels=CHANNELS, text_dim=96, pooled_dim=64) -> UNet2DConditionModel
         addition_time_embed_dim=32,
         projection_class_embeddings_input_dim=pooled_dim + 6 * 32,
     )
+
+
+def fastest_attention(device):
+    """Plain matrix products on CPUs, where they are faster in the backward pass."""
+    return AttnProcessor() if torch.device(device).type == "cpu" else AttnProcessor2_0()
 
 
 def noise_schedule() -> DDIMScheduler:
@@ -132,23 +137,23 @@ def time_ids(height, width):
 
 
 def importance(picture, cells=16):
-    """How much a mistake counts in each cell of a picture, uint8 [1, cells, cells]: 1 for scenery, 2 for a
-    character, 4 for its accessory.
+    """How much a mistake counts in each cell of a picture, uint8 array [1, cells, cells]: 1 for scenery, 2
+    for a character, 4 for its accessory.
     """
     weight = np.ones((64, 64), np.uint8)
     for name, mask in world.masks(picture, 64).items():
         if name[0].isdigit():
             weight[mask] = 4 if name.endswith("accessory") else 2
     side = 64 // cells
-    return torch.from_numpy(weight).view(1, cells, side, cells, side).amax((2, 4))
+    return weight.reshape(1, cells, side, cells, side).max((2, 4))
 
 
 def importances(samples, folder):
     """`importance` of every picture [pictures, 1, 16, 16], kept in ``folder`` like the latents."""
     path = Path(folder) / f"importance-{zlib.crc32(repr(samples).encode()):08x}.safetensors"
     if not path.exists():
-        every = [importance(p) for s in tqdm(samples, desc="masks", mininterval=10) for p in s]
-        atomic_save(path, lambda to: save_file({"importance": torch.stack(every)}, to))
+        every = data.on_all_cores(importance, [p for s in samples for p in s], "masks")
+        atomic_save(path, lambda to: save_file({"importance": torch.from_numpy(np.stack(every))}, to))
     return load_file(path)["importance"]
 
 
@@ -226,6 +231,7 @@ def train(
     name="unet",
     save_every=180,
     cooldown=0.6,
+    seconds=None,
     start=None,
     began=None,
     peek=None,
@@ -242,7 +248,7 @@ def train(
     if start is not None:
         known = {k: v for k, v in start.state_dict().items() if not any(t in k for t in TEXT)}
         unet.load_state_dict(known, strict=False)
-    unet.set_attn_processor(AttnProcessor())  # plain matrix products: on CPUs faster in the backward pass
+    unet.set_attn_processor(fastest_attention(device))
     run = Run(
         name,
         unet,
@@ -256,6 +262,8 @@ def train(
         cooldown=cooldown,
         save_every=save_every,
         began=began,
+        seconds=seconds,
+        facts={"batch": batch, "strips": strips, "channels": list(channels)},
     )
     mix = data.MIX if strips else {"single": 0.85, "pair": 0.12, "empty": 0.03}
     samples, pixels = data.pool("train", pictures, size, mix, folder)
