@@ -1,7 +1,9 @@
-"""The paper's Table 1 at this scale: no sharing, consistent self-attention, ID fusion, both (chapter 05).
+"""The paper's Table 1 at this scale: no sharing, consistent self-attention, ID fusion, both, and an
+IP-Adapter (chapter 05).
 
 A hundred stories of four panels in 15 steps.  Where reference pictures are given, they are four pictures of a
-character of the story's species that the identity encoder never saw.
+character of the story's species that neither the identity encoder nor the adapter ever saw.  The IP-Adapter
+is diffusers' own, driven by diffusers' own pipeline, from the same noise.
 
 The two similarities of the paper are taken with this repository's own small CLIP, so they say nothing about
 the paper's numbers: *micro-CLIP text* is the cosine between a picture and its prompt, *micro-CLIP character*
@@ -11,13 +13,15 @@ compared, scene and all.)
 
 from __future__ import annotations
 
+import copy
 import random
 from itertools import combinations
 
 import torch
 import torch.nn.functional as F
+from diffusers import StableDiffusionXLPipeline
 
-from .. import world
+from .. import weights, world
 from ..judge import FREE, StoryJudge, faithfulness
 from ..judge import agreement as agreement_of
 from ..pipeline import StoryPipeline
@@ -48,6 +52,7 @@ def comparison_settings() -> dict[str, dict]:
         "consistent self-attention": {"references": 0, "consistency": 0.5},
         "ID fusion": {"references": 4, "consistency": 0},
         "both": {"references": 4, "consistency": 0.5},
+        "IP-Adapter": {"references": 4, "adapter": True},
     }
 
 
@@ -61,21 +66,59 @@ def micro_clip(pipe, images, prompts):
     return float((text * seen).sum(-1).mean()), sum(pairs) / len(pairs)
 
 
+def with_adapter(pipe, folder=None):
+    """diffusers' own pipeline on the same parts, a copy of the U-Net with the IP-Adapter in it."""
+    parts = pipe.components | {"unet": copy.deepcopy(pipe.unet)}
+    plain = StableDiffusionXLPipeline(
+        **parts, force_zeros_for_empty_prompt=pipe.config.force_zeros_for_empty_prompt, add_watermarker=False
+    )
+    plain.load_ip_adapter(
+        str(folder or weights.path("ip_adapter")),
+        subfolder="",
+        weight_name="ip-adapter.safetensors",
+        image_encoder_folder=None,
+    )
+    plain.set_progress_bar_config(disable=True)
+    return plain.to(pipe.device)
+
+
+def tell_with_adapter(
+    pipe, plain, stories, seeds, images, num_inference_steps=STEPS, guidance_scale=5.0, **_
+):
+    """Pictures [F, 3, H, W] in 0..1 of each story, from the noise that ``pipe`` would begin with."""
+    side = pipe.unet.config.sample_size
+    for prompts, seed, pictures in zip(stories, seeds, images, strict=True):
+        noise, generator = pipe._noise([seed], len(prompts), (4, side, side), False, None, None)
+        yield plain(
+            prompts,
+            ip_adapter_image=[pictures],
+            latents=noise.to(pipe.device),
+            generator=generator,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            output_type="pt",
+        ).images
+
+
 def measure_comparison(pipe, judge, setting, numbers, batch_size=4, **call):
     """One row per story number."""
     told = [story(i) for i in numbers]
     albums = [references(i) for i in numbers]
-    n, images = setting["references"], None
+    n, images, adapter = setting["references"], None, setting.get("adapter", False)
     if n:
-        told = [[with_trigger(p) for p in s] for s in told]
+        told = told if adapter else [[with_trigger(p) for p in s] for s in told]
         size = pipe.unet.config.sample_size * pipe.vae_scale_factor
         images = [[world.render(p, size) for p in album[:n]] for album in albums]
     call = {"num_inference_steps": STEPS, "output_type": "pt", "batch_size": batch_size} | call
-    drawn = pipe.tell_many(told, numbers, id_images=images, consistency=setting["consistency"], **call)
+    if adapter:
+        drawn = tell_with_adapter(pipe, with_adapter(pipe), told, numbers, images, **call)
+    else:
+        call["consistency"] = setting["consistency"]
+        drawn = (o.images for o in pipe.tell_many(told, numbers, id_images=images, **call))
     rows = []
-    for i, album, output in zip(numbers, albums, drawn, strict=True):
-        names, truth, prompts = judge.names(output.images), world.labels(album[0]), story(i)
-        text, character = micro_clip(pipe, output.images, prompts)
+    for i, album, pictures in zip(numbers, albums, drawn, strict=True):
+        names, truth, prompts = judge.names(pictures), world.labels(album[0]), story(i)
+        text, character = micro_clip(pipe, pictures, prompts)
         identity = {k: sum(r[k] == truth[k] for r in names) / len(names) for k in FREE}
         rows.append(
             {
@@ -106,6 +149,6 @@ def comparison(stories=100, device="cpu", only=None):
 EXPERIMENT = Experiment(
     comparison,
     ("attention.py", "identity.py", "tokens.py", "guidance.py", "pipeline.py", "judge.py"),
-    (story, references, comparison_settings, micro_clip, measure_comparison),
-    ("micro", "judge", "identity"),
+    (story, references, comparison_settings, micro_clip, with_adapter, tell_with_adapter, measure_comparison),
+    ("micro", "judge", "identity", "ip_adapter"),
 )
