@@ -2,13 +2,14 @@
 
 Consistent self-attention makes the panels alike that read each other. When two characters take turns, all
 panels reading all would make *them* alike. So a panel that names its characters reads only panels that show
-at least one of the same:
+nobody else:
 
-    [Bruno] ...              reads Bruno's panels, with or without Mia
+    [Bruno] ...              reads Bruno's panels
     [Mia] ...                reads Mia's panels
-    [Bruno] and [Mia] ...    reads both
+    [Bruno] and [Mia] ...    reads Bruno's, Mia's, and those of both; of those that show one alone, nobody
+                             reads it
 
-What a panel of two lends, it lends to both: how far they keep apart is measured in chapter 10.
+Within a panel of two nothing keeps them apart but the words; how far they do is measured in chapter 10.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .attention import ConsistentSelfAttention, Sharing, _to, self_attention_lay
 
 
 class CastSharing(Sharing):
-    """`attention.Sharing` in which panels read only those that show a character of theirs.
+    """`attention.Sharing` in which panels read only those that show nobody but their own characters.
 
     Parameters
     ----------
@@ -37,7 +38,8 @@ class CastSharing(Sharing):
 
     Notes
     -----
-    The released code keeps a bank for each character; a panel of two reads both banks.
+    The released code keeps a bank for each character, written by panels that are drawn before the others; a
+    panel of two reads both banks.
     """
 
     def __init__(self, panels, rate, seeds=(0,), schedule=None, window=None, alone=None, cast=()):
@@ -49,8 +51,13 @@ class CastSharing(Sharing):
             for story, silence in zip(cast, alone, strict=True)
         ]
         #: may_read[story][i][j]: panel i may read panel j
-        self.may_read = [[[bool(a & b) for b in story] for a in story] for story in names]
+        self.may_read = [[[self.lends(a, b) for b in story] for a in story] for story in names]
         self.silent = alone
+
+    @staticmethod
+    def lends(reader, other):
+        """Whether a panel reads another, by the names in both."""
+        return bool(other) and other <= reader
 
     def enter(self, step, panels, role=None):
         """As of `Sharing`; remembers who writes the bank."""

@@ -89,6 +89,7 @@ class StoryPipeline(StableDiffusionXLPipeline):
 
     id_encoder, trigger_word = None, "img"  # see `load_identity`
     sharing = Sharing  # what decides which tokens a panel reads; experiments put another one here
+    cast_sharing = CastSharing  # the same for stories whose characters have names
 
     @classmethod
     def from_pretrained(cls, name="micro", **kwargs):
@@ -397,7 +398,7 @@ class StoryPipeline(StableDiffusionXLPipeline):
         share = self.sharing(f, consistency, seeds, schedule, window, alone)
         if consistency > 0 and any(panel.characters for panel in panels):  # each reads its own characters
             cast = [[panel.characters for panel in story] for story in stories]
-            share = CastSharing(f, consistency, seeds, schedule, window, alone, cast)
+            share = self.cast_sharing(f, consistency, seeds, schedule, window, alone, cast)
             share.check(parts)
         if len(parts) > 1:
             share.window = None  # the passes are the windows

@@ -57,7 +57,7 @@ class Panel:
         ``[NC]``: nobody of the story is in it, so that it neither reads other panels nor is read.
     characters : tuple of str
         Names of those who are in it. Where a panel of the story has any, panels read only panels that show
-        somebody of theirs (`cast.CastSharing`).
+        nobody but theirs (`cast.CastSharing`).
     """
 
     prompt: str
