@@ -14,6 +14,7 @@ import json
 import math
 import numbers
 import random
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import torch
 from diffusers import DiffusionPipeline, MotionAdapter, SparseControlNetModel, UNetMotionModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.utils import BaseOutput
+from diffusers.utils import BaseOutput, logging
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -39,6 +40,18 @@ WINDOW = 16
 
 
 # --------------------------------------------------------------------------------------------- the parts
+
+
+@contextmanager
+def quiet():
+    """No bars and no notes of diffusers and transformers while models are made: they would fill notebooks."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with no_loading_bars():
+            yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def motion_adapter(unet, heads=5, frames=32, in_channels=None) -> MotionAdapter:
@@ -72,7 +85,8 @@ def motion_adapter(unet, heads=5, frames=32, in_channels=None) -> MotionAdapter:
 
 def motion_unet(unet, adapter) -> UNetMotionModel:
     """A U-Net with these motion modules in it: [B, C, F, h, w] in and out."""
-    out = UNetMotionModel.from_unet2d(unet, adapter)
+    with quiet():
+        out = UNetMotionModel.from_unet2d(unet, adapter)
     if unet.config.addition_embed_type == "text_time":  # which from_unet2d forgets
         out.add_embedding.load_state_dict(unet.add_embedding.state_dict())
     return out.to(unet.device)
@@ -223,13 +237,15 @@ def sparse_control(unet, heads=5, frames=32) -> SparseControlNetModel:
 CHANGED = ("attn2.", "conv_in")
 
 
-def save_parts(folder, decoder: Decoder, predictor=None, dtype=torch.float16):
+@quiet()
+def save_parts(folder, decoder: Decoder, predictor=None):
     """Write what was trained: ``motion_adapter/`` in AnimateDiff's layout, ``unet.safetensors`` with the
-    layers of the U-Net that changed, and ``projection/``, ``control/``, ``predictor/`` where there are any.
+    layers of the U-Net that changed, and ``projection/``, ``control/``, ``predictor/`` where there are any;
+    in half precision.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    unet = copy.deepcopy(decoder.unet).to("cpu", dtype)
+    unet = copy.deepcopy(decoder.unet).cpu().half()
     wide = unet.config.in_channels != 4
     adapter = MotionAdapter(
         block_out_channels=tuple(unet.config.block_out_channels),
@@ -239,7 +255,7 @@ def save_parts(folder, decoder: Decoder, predictor=None, dtype=torch.float16):
         motion_max_seq_length=unet.config.motion_max_seq_length,
         use_motion_mid_block=unet.config.use_motion_mid_block,
         conv_in_channels=unet.config.in_channels if wide else None,
-    ).to(dtype)
+    ).half()
     state = unet.state_dict()
     wanted = {k: state[k] for k in adapter.state_dict()}
     adapter.load_state_dict(wanted)
@@ -256,10 +272,11 @@ def save_parts(folder, decoder: Decoder, predictor=None, dtype=torch.float16):
         ("predictor", predictor),
     ):
         if part is not None:
-            copy.deepcopy(part).to("cpu", dtype).save_pretrained(folder / name)
+            copy.deepcopy(part).cpu().half().save_pretrained(folder / name)
     (folder / "decoder.json").write_text(json.dumps({"pin": decoder.pin}) + "\n")
 
 
+@quiet()
 def load_parts(folder, unet):
     """What `save_parts` wrote, or an AnimateDiff ``MotionAdapter`` folder, put on a U-Net.
 
@@ -291,7 +308,9 @@ def load_parts(folder, unet):
             "`python -m storydiff_lite.training video` wrote."
         )
     variant = "fp16" if all(".fp16." in p.name for p in weights_of) else None
-    adapter = MotionAdapter.from_pretrained(inner, local_files_only=True, variant=variant).to(unet.dtype)
+    adapter = MotionAdapter.from_pretrained(
+        inner, local_files_only=True, variant=variant, torch_dtype=unet.dtype
+    )
     have, want = tuple(adapter.config.block_out_channels), tuple(unet.config.block_out_channels)
     if have != want:
         raise ValueError(
@@ -310,7 +329,9 @@ def load_parts(folder, unet):
         "predictor": SemanticMotionPredictor,
     }
     parts = {
-        name: kind.from_pretrained(folder / name, local_files_only=True).to(unet.device, unet.dtype)
+        name: kind.from_pretrained(folder / name, local_files_only=True, torch_dtype=unet.dtype).to(
+            unet.device
+        )
         if (folder / name).is_dir()
         else None
         for name, kind in kinds.items()
@@ -530,7 +551,7 @@ class TransitionPipeline(DiffusionPipeline):
                 f"{name} alone draws pictures, not videos: give a folder of motion weights, motion=..., such "
                 "as AnimateDiff's adapter for the same model family."
             )
-        with no_loading_bars():
+        with quiet():
             base = DiffusionPipeline.from_pretrained(folder, dtype=dtype)
             if image_encoder is not None:
                 encoder = CLIPVisionModelWithProjection.from_pretrained(

@@ -21,7 +21,7 @@ from ..training.common import autocast
 from ..training.data import on_all_cores
 from ..training.motion import clip_pool
 from ..training.unet import noise_schedule
-from ..training.video import FRAMES, micro, prepared, sizes
+from ..training.video import FRAMES, micro, prepared, sizes, start_predictor
 from . import finder
 from .records import RESULTS, Experiment, header, mean_and_interval, sweep
 
@@ -113,8 +113,7 @@ class Studio:
 
     def alone(self):
         """The predictor of chapter 08, which learnt from tokens alone."""
-        folder = weights.path("motion") if "motion" in weights.names() else self.folder / "motion"
-        return motion.SemanticMotionPredictor.from_pretrained(folder).to(self.device).float()
+        return start_predictor(self.folder).to(self.device)
 
     def tokens(self, kind, k):
         """Tokens that the decoder reads, from the true ones k [B, F, S, D]."""

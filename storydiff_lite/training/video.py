@@ -30,6 +30,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
@@ -102,23 +103,37 @@ def encode(some, pixels, vae, vision, prompts, device, batch=32):
 
 
 def prepared(split, n, size=64, folder="checkpoints", device="cpu", parts=None):
-    """`encode` of the first ``n`` clips of a split, kept in ``folder``."""
+    """`encode` of the first ``n`` clips of a split, and of train's mirrored; kept in ``folder``."""
     made_by = zlib.crc32("".join(map(inspect.getsource, (clips, motion.semantic_tokens, encode))).encode())
     path = Path(folder) / f"video-{split}-{n}-{FRAMES}-{size}-{made_by:08x}.safetensors"
     if not path.exists():
         vae, _, vision, prompts = parts or micro(device)
         some, pixels = clip_pool(split, n, FRAMES, size, folder)
         tensors = encode(some, pixels, vae, vision, prompts, device)
+        if split == "train":  # a mirrored clip is a clip too
+            mirrored = encode(some, pixels.flip(-1), vae, vision, prompts, device)
+            tensors = {k: torch.cat([v, mirrored[k]]) for k, v in tensors.items()}
         weights.atomic_save(path, lambda to: save_file(tensors, to))
     return load_file(path)
 
 
-def start_predictor(folder=None):
-    """The predictor to begin with: of this folder, else the shipped one, else an untrained one."""
-    if folder:
-        return motion.SemanticMotionPredictor.from_pretrained(folder, local_files_only=True).float()
+def start_predictor(folder="checkpoints"):
+    """The predictor that learnt from tokens alone: the checkpoint in ``folder``, else the shipped one, else
+    an untrained one.
+    """
+    checkpoint = Path(folder) / "motion.safetensors"
+    if checkpoint.exists():
+        net = motion.micro()
+        with safe_open(checkpoint, "pt") as f:
+            kept = set(f.keys())
+            state = {
+                k: f.get_tensor(f"ema.{k}" if f"ema.{k}" in kept else f"model.{k}") for k in net.state_dict()
+            }
+        net.load_state_dict(state)
+        return net
     if "motion" in weights.names():
-        return motion.SemanticMotionPredictor.from_pretrained(weights.path("motion")).float()
+        folder = weights.path("motion") / "predictor"
+        return motion.SemanticMotionPredictor.from_pretrained(folder, local_files_only=True).float()
     return motion.micro()
 
 
@@ -298,7 +313,6 @@ def train(
     seed=0,
     device="cpu",
     pool=3000,
-    predictor=None,
     folder="checkpoints",
     name=None,
     lr=1e-3,
@@ -316,15 +330,15 @@ def train(
         Clips a step.
     pool : int
         Clips of the training split.
-    predictor : str or Path, optional
-        Folder of the predictor to begin with (of ours).
+    folder : str or Path
+        Of checkpoints; the one of the motion predictor, if it is there, is what ours begins with.
     """
     torch.manual_seed(seed)
     parts = parts or micro(device)
     held = {k: v.to(device) for k, v in prepared("train", pool, size, folder, device, parts).items()}
     _, unet, _, prompts = parts
     dims = held["tokens"].shape
-    start = start_predictor(predictor) if variant == "ours" else None
+    start = start_predictor(folder) if variant == "ours" else None
     net = build(variant, unet, dims[3], dims[2], start)
     net["decoder"].unet.set_attn_processor(fastest_attention(device))
     learner = Learner(net)
@@ -347,7 +361,7 @@ def train(
     schedule.alphas_cumprod = schedule.alphas_cumprod.to(device)
     empty, ids = prompts([""]), sizes(batch, size, device)
     for i in run.steps():
-        pick = torch.randint(pool, (batch,), device=device)
+        pick = torch.randint(dims[0], (batch,), device=device)
         some = [held[k][pick] for k in ("latents", "tokens", "states", "pooled")]
         loss, numbers = loss_of(net, variant, schedule, some, empty, ids, device)
         run.update(loss, i, **numbers)
@@ -434,7 +448,6 @@ def main(argv=None):
     p.add_argument("--batch", type=int, default=16, help="clips a step")
     p.add_argument("--clips", type=int, default=3000, help="clips to train on")
     p.add_argument("--heldout", type=int, default=64, help="clips that the card's loss is measured on")
-    p.add_argument("--predictor", help="folder of the motion predictor to begin with")
     p.add_argument("--size", type=int, default=64)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -458,7 +471,6 @@ def main(argv=None):
         a.seed,
         a.device,
         a.clips,
-        a.predictor,
         a.folder,
         parts=parts,
     )

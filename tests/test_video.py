@@ -1,0 +1,579 @@
+"""Transitions: what the parts compute, what the loop promises, what goes in and out of files."""
+
+import builtins
+import copy
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    MotionAdapter,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from storydiff_lite import clips, experiments, motion, video, weights, world
+from storydiff_lite.experiments import finder
+from storydiff_lite.tokens import load_tokenizer
+from storydiff_lite.training import video as training
+from storydiff_lite.training.common import Optimizer
+from storydiff_lite.video import TransitionPipeline, deal, per_frame_states, sample
+
+
+@pytest.fixture(autouse=True)
+def few_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return UNet2DConditionModel.from_pretrained(weights.path("micro") / "unet").float().eval()
+
+
+def told(b=1, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    ids = torch.tensor([[64, 64, 0, 0, 64, 64.0]]).expand(b, -1)
+    return torch.randn(b, 77, 96, generator=g), torch.randn(b, 64, generator=g), ids
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# ------------------------------------------------------------------------------------------ the parts
+@torch.no_grad()
+def test_untrained_motion_unet_draws_each_frame_as_the_unet_does(unet):
+    """So add_embedding came along, and the motion modules begin by doing nothing."""
+    moving = video.motion_unet(unet, video.motion_adapter(unet)).eval()
+    text, pooled, ids = told()
+    x, t = randn(1, 3, 4, 16, 16), torch.tensor([600])
+    more = {"text_embeds": pooled, "time_ids": ids}
+    out = video.Decoder(moving, pin=False)(x, t, text, pooled, ids, x, torch.zeros(1, 3))
+    alone = [unet(x[:, i], t, text, added_cond_kwargs=more).sample for i in range(3)]
+    assert torch.allclose(out[0], torch.cat(alone), atol=1e-4)
+    forgot = copy.deepcopy(moving)
+    torch.nn.init.normal_(forgot.add_embedding.linear_2.weight)
+    other = video.Decoder(forgot, pin=False)(x, t, text, pooled, ids, x, torch.zeros(1, 3))
+    assert not torch.allclose(other, out, atol=1e-2)
+
+
+@torch.no_grad()
+def test_trained_motion_modules_mix_frames_of_one_video_only(unet):
+    torch.manual_seed(0)
+    adapter = video.motion_adapter(unet)
+    for name, p in adapter.named_parameters():
+        if "proj_out" in name:
+            torch.nn.init.normal_(p, std=0.1)
+    decoder = video.Decoder(video.motion_unet(unet, adapter), pin=False).eval()
+    text, pooled, ids = told(2)
+    x, t, none = randn(2, 4, 4, 16, 16), torch.tensor([500, 500]), torch.zeros(2, 4)
+    before = decoder(x, t, text, pooled, ids, x, none)
+    y = x.clone()
+    y[0, 0] += 1
+    change = (decoder(y, t, text, pooled, ids, y, none) - before).abs().amax((2, 3, 4))
+    assert (change[0] > 1e-3).all() and (change[1] < 1e-5).all()
+
+
+def test_states_of_each_frame_are_text_then_its_own_tokens():
+    text, tokens = randn(2, 5, 8), randn(2, 3, 4, 8, seed=1)
+    states = per_frame_states(text, tokens)
+    assert states.shape == (6, 9, 8)
+    assert torch.equal(states[4], torch.cat([text[1], tokens[1, 1]]))
+    assert torch.equal(per_frame_states(text, num_frames=3)[5], text[1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", training.VARIANTS)
+def test_decoders_read_known_frames_and_nothing_else_of_them(unet, variant):
+    torch.manual_seed(0)
+    net = training.build(variant, unet, 384, 16)
+    for p in net.parameters():  # what begins at zero must not hide a missing wire
+        if not p.any():
+            torch.nn.init.normal_(p, std=0.05)
+    decoder = net["decoder"].eval()
+    text, pooled, ids = told()
+    x, known, t = randn(1, 4, 4, 16, 16), randn(1, 4, 4, 16, 16, seed=1), torch.tensor([700])
+    mask = torch.tensor([[1.0, 0, 0, 1]])
+    tokens = randn(1, 4, 16, 384, seed=2) if variant == "ours" else None
+    out = decoder(x, t, text, pooled, ids, known, mask, tokens)
+    end, middle = known.clone(), known.clone()
+    end[:, -1] += 1
+    middle[:, 1] += 1
+    assert not torch.allclose(out, decoder(x, t, text, pooled, ids, end, mask, tokens), atol=1e-3)
+    assert torch.equal(out, decoder(x, t, text, pooled, ids, middle, mask, tokens))
+    if variant == "ours":
+        moved = tokens.clone()
+        moved[:, 2] = randn(1, 16, 384, seed=5)
+        changed = decoder(x, t, text, pooled, ids, known, mask, moved) - out
+        assert changed[:, 2].abs().max() > changed[:, 1].abs().max() > 0
+
+
+def test_only_what_should_learns(unet):
+    for variant in training.VARIANTS:
+        net = training.build(variant, unet, 384, 16)
+        names = [n for n, p in net.named_parameters() if p.requires_grad]
+        assert any("motion_modules" in n for n in names) and any("attn2.to_k" in n for n in names)
+        assert not any(
+            "decoder.unet" in n and ("resnets" in n or "attn1.to_q" in n)
+            for n in names
+            if "motion_modules" not in n
+        )
+    with pytest.raises(ValueError, match="ours, sparse, mask"):
+        training.build("other", unet)
+
+
+# ------------------------------------------------------------------------------------------ the loop
+@pytest.mark.parametrize("frames,window", [(2, 16), (16, 16), (17, 16), (40, 16), (23, 5), (100, 16)])
+def test_deal_gives_every_pass_both_ends_and_every_frame_a_pass(frames, window):
+    passes = deal(frames, window, random.Random(0))
+    assert {i for p in passes for i in p} == set(range(frames))
+    for p in passes:
+        assert p[0] == 0 and p[-1] == frames - 1 and p == sorted(p)
+        assert len(p) == min(frames, window)
+    if frames > window:  # a pass spans the time evenly, and the deal changes
+        gaps = [b - a for p in passes for a, b in zip(p, p[1:], strict=False)]
+        assert max(gaps) <= 2 * len(passes)
+        rng = random.Random(0)
+        assert deal(frames, window, rng) != deal(frames, window, rng)
+
+
+class Truth(torch.nn.Module):
+    """A decoder that knows the answer: the velocity that leads to ``clean``."""
+
+    def __init__(self, clean, schedule, noise):
+        super().__init__()
+        self.clean, self.schedule, self.noise = clean, schedule, noise
+        self.pin, self.control = True, None
+        self.calls = []
+
+    def forward(self, noisy, t, text, pooled, ids, known, mask, tokens=None):
+        self.calls.append((len(noisy), noisy.shape[1], float(text.mean())))
+        a = self.schedule.alphas_cumprod[t[0].long()]
+        clean = self.clean if noisy.shape[1] == self.clean.shape[1] else 0 * noisy
+        clean = clean.repeat(len(noisy) // len(clean), 1, 1, 1, 1)
+        return (a.sqrt() * noisy - clean) / (1 - a).sqrt()
+
+
+def test_sampling_reaches_what_the_decoder_knows_and_keeps_the_ends():
+    schedule = training.noise_schedule()
+    clean, noise = randn(2, 5, 4, 8, 8, seed=3), randn(2, 5, 4, 8, 8, seed=4)
+    known = 9 + torch.zeros_like(clean)
+    text = torch.ones(2, 7, 8), None
+    decoder = Truth(clean, schedule, noise)
+    x = sample(decoder, schedule, known, noise, text, (torch.zeros(1, 7, 8), None), steps=8)
+    assert torch.allclose(x[:, 1:-1], clean[:, 1:-1], atol=0.05)
+    assert (x[:, [0, -1]] == 9).all() and len(decoder.calls) == 8
+    decoder.calls.clear()
+    y = sample(decoder, schedule, known, noise, text, (torch.zeros(1, 7, 8), None), steps=8, guidance=3)
+    assert torch.allclose(y, x, atol=1e-3)  # both halves agree, so guidance changes nothing
+    assert all(call[:2] == (4, 5) and call[2] == 0.5 for call in decoder.calls)  # empty text, then the prompt
+
+
+def test_long_videos_need_no_longer_passes():
+    schedule = training.noise_schedule()
+    decoder = Truth(torch.zeros(1, 1, 4, 8, 8), schedule, None)
+    noise = randn(1, 50, 4, 8, 8)
+    x = sample(
+        decoder, schedule, torch.ones_like(noise), noise, (torch.ones(1, 7, 8), None), (None, None), steps=3
+    )
+    assert x.shape == noise.shape and {c[1] for c in decoder.calls} == {16}
+    assert x[:, 1:-1].abs().max() < 1e-3
+
+
+# ------------------------------------------------------------------------------------------ the pipeline
+def parts_folder(folder, unet, predictor=True):
+    """Untrained motion weights in the layout of the shipped ones."""
+    torch.manual_seed(0)
+    net = training.build("ours", unet, 384, 16)
+    video.save_parts(folder, net["decoder"], net["predictor"] if predictor else None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory, unet):
+    folder = parts_folder(tmp_path_factory.mktemp("motion"), unet)
+    pipe = TransitionPipeline.from_pretrained("micro", motion=folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def ends():
+    clip = clips.specimen("heldout", 0)
+    return world.render(clip.picture(0)), world.render(clip.picture(1))
+
+
+def same(a, b):
+    return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_parts_are_saved_and_loaded_whole(tmp_path, unet):
+    for variant in training.VARIANTS:
+        torch.manual_seed(1)
+        net = training.build(variant, unet, 384, 16)
+        for p in net.parameters():
+            if p.requires_grad:
+                p.data += 0.01 * torch.randn_like(p)
+        video.save_parts(tmp_path / variant, net["decoder"], net["predictor"] if "predictor" in net else None)
+        decoder, predictor = video.load_parts(tmp_path / variant, unet)
+        assert decoder.pin == (variant == "ours")
+        assert {k: v.shape for k, v in decoder.state_dict().items()} == {
+            k: v.shape for k, v in net["decoder"].state_dict().items()
+        }
+        for k, v in net["decoder"].state_dict().items():
+            assert torch.allclose(decoder.state_dict()[k].float(), v.float(), atol=2e-3, rtol=2e-3), (
+                variant,
+                k,
+            )
+        assert (predictor is not None) == (variant == "ours")
+
+
+def test_ends_are_kept_exactly_and_the_seed_repeats(pipe, ends):
+    one = pipe(*ends, "a bear walking", num_inference_steps=1, seed=3)
+    assert len(one.frames) == 16 and same(one.frames[0], ends[0]) and same(one.frames[-1], ends[1])
+    again = pipe(*ends, "a bear walking", num_inference_steps=1, seed=3)
+    other = pipe(*ends, "a bear walking", num_inference_steps=1, seed=4)
+    assert all(map(same, one.frames, again.frames))
+    assert not any(map(same, one.frames[1:-1], other.frames[1:-1]))
+
+
+@pytest.mark.parametrize("frames", [2, 3, 17])
+def test_any_number_of_frames(pipe, ends, frames):
+    out = pipe(*ends, num_frames=frames, num_inference_steps=1).frames
+    assert len(out) == frames and same(out[0], ends[0]) and same(out[-1], ends[1])
+
+
+def test_the_predictor_can_be_swapped(pipe, ends):
+    asked = []
+
+    def line(start, end, n):
+        asked.append((tuple(start.shape), n))
+        return motion.interpolate(start, end, n) + 1
+
+    a = pipe(*ends, num_inference_steps=1, predictor=line)
+    b = pipe(*ends, num_inference_steps=1, predictor=motion.interpolate)
+    assert asked == [((1, 16, 384), 16)]
+    assert not same(a.frames[8], b.frames[8])
+
+
+def test_several_transitions_are_what_each_would_be(pipe, ends):
+    both = pipe([ends[0], ends[1]], [ends[1], ends[0]], ["a bear", "a cat"], num_inference_steps=1)
+    first = pipe(*ends, "a bear", num_inference_steps=1)
+    apart = [
+        np.abs(np.asarray(x, int) - np.asarray(y, int)).max()
+        for x, y in zip(both[0].frames, first.frames, strict=True)
+    ]
+    assert len(both) == 2 and max(apart) <= 1
+
+
+def test_a_story_becomes_a_video(pipe, ends):
+    seen = []
+
+    def line(start, end, n):
+        seen.append(len(start))
+        return motion.interpolate(start, end, n)
+
+    pictures = [ends[0], ends[1], ends[0]]
+    frames = video.story_to_video(
+        pipe, pictures, ["a", "b", "c"], num_frames=3, hold=2, num_inference_steps=1, predictor=line
+    )
+    assert len(frames) == 3 * 2 + 2 * 1 and seen == [2]
+    for i, picture in zip((0, 1, 3, 4, 6, 7), (0, 0, 1, 1, 2, 2), strict=True):
+        assert same(frames[i], pictures[picture])
+
+
+@pytest.mark.parametrize(
+    "change,error,match",
+    [
+        ({"last_image": None}, ValueError, "last_image is missing"),
+        ({"first_image": "a.png"}, TypeError, "PIL picture"),
+        ({"last_image": Image.new("RGB", (128, 64))}, ValueError, "64 x 64 and 128 x 64"),
+        ({"num_frames": 1}, ValueError, "num_frames is 1; it must be at least 2"),
+        ({"num_frames": 3.5}, TypeError, "whole number"),
+        ({"num_inference_steps": 0}, ValueError, "num_inference_steps is 0"),
+        ({"guidance_scale": "big"}, ValueError, "guidance_scale"),
+        ({"prompt": ["a", "b"]}, ValueError, "2 prompts"),
+    ],
+)
+def test_bad_input_is_told_before_anything_is_drawn(pipe, ends, change, error, match):
+    with pytest.raises(error, match=match):
+        pipe(**{"first_image": ends[0], "last_image": ends[1], "prompt": "a bear"} | change)
+
+
+def test_sizes_the_model_cannot_draw(pipe):
+    odd = Image.new("RGB", (60, 60))
+    with pytest.raises(ValueError, match="multiples of 8, such as 56 x 56"):
+        pipe(odd, odd)
+
+
+def test_stories_that_are_no_video(pipe, ends):
+    with pytest.raises(ValueError, match="at least two panels"):
+        video.story_to_video(pipe, [ends[0]], ["a"])
+    with pytest.raises(ValueError, match="2 pictures and 1 prompts"):
+        video.story_to_video(pipe, ends, ["a"])
+
+
+# ------------------------------------------------------------------------------------------ real weights
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Tiny random models in the layouts in which the real ones are published: Stable Diffusion 1.5, an
+    AnimateDiff adapter, a CLIP image encoder.
+    """
+    root = tmp_path_factory.mktemp("published")
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(32, 64),
+        layers_per_block=2,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=32,
+        attention_head_dim=8,
+        norm_num_groups=32,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    )
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4, vocab_size=49409
+        )
+    )
+    StableDiffusionPipeline(
+        vae, text, load_tokenizer(), unet, DDIMScheduler(), None, None, requires_safety_checker=False
+    ).save_pretrained(root / "sd")
+    MotionAdapter(
+        block_out_channels=(32, 64), motion_layers_per_block=2, motion_num_attention_heads=2
+    ).save_pretrained(root / "adapter")
+    MotionAdapter(
+        block_out_channels=(64, 64), motion_layers_per_block=2, motion_num_attention_heads=2
+    ).save_pretrained(root / "other")
+    CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=48,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            image_size=32,
+            patch_size=4,
+            projection_dim=32,
+        )
+    ).save_pretrained(root / "encoder")
+    return root
+
+
+def test_animatediff_weights_load_into_the_same_pipeline(published):
+    pipe = TransitionPipeline.from_pretrained(
+        published / "sd", motion=published / "adapter", image_encoder=published / "encoder"
+    )
+    pipe.set_progress_bar_config(disable=True)
+    kept = MotionAdapter.from_pretrained(published / "adapter").state_dict()
+    inside = pipe.decoder.unet.state_dict()
+    assert all(torch.equal(inside[k], v) for k, v in kept.items())
+    a, b = Image.new("RGB", (32, 32), "red"), Image.new("RGB", (32, 32), "blue")
+    frames = pipe(a, b, "a ball", num_frames=16, num_inference_steps=2, guidance_scale=4).frames
+    assert len(frames) == 16 and same(frames[0], a) and same(frames[-1], b) and frames[3].size == (32, 32)
+
+
+def test_tokens_of_a_real_image_encoder_are_read_once_a_projection_is_there(published, tmp_path):
+    unet = UNet2DConditionModel.from_pretrained(published / "sd" / "unet")
+    decoder, _ = video.load_parts(published / "adapter", unet)
+    decoder.projection = video.TokenProjection(4 * 48, 16, 32)
+    predictor = motion.SemanticMotionPredictor(4 * 48, 16, width=32, layers=1, heads=2)
+    video.save_parts(tmp_path, decoder, predictor)
+    pipe = TransitionPipeline.from_pretrained(
+        published / "sd", motion=tmp_path, image_encoder=published / "encoder"
+    )
+    pipe.set_progress_bar_config(disable=True)
+    a, b = Image.new("RGB", (32, 32), "red"), Image.new("RGB", (32, 32), "blue")
+    one = pipe(a, b, num_inference_steps=1)
+    two = pipe(a, b, num_inference_steps=1, predictor=lambda s, e, n: motion.interpolate(e, s, n))
+    assert not same(one.frames[3], two.frames[3])
+
+
+def test_folders_without_motion_weights(published, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no motion weights in"):
+        TransitionPipeline.from_pretrained("micro", motion=tmp_path)
+    with pytest.raises(FileNotFoundError, match="motion=..."):
+        TransitionPipeline.from_pretrained(published / "sd")
+    with pytest.raises(ValueError, match=r"channels \(64, 64\); this one has \(32, 64\)"):
+        TransitionPipeline.from_pretrained(published / "sd", motion=published / "other")
+
+
+# ------------------------------------------------------------------------------------------ files
+@pytest.fixture
+def frames():
+    return [Image.new("RGB", (16, 12), (i * 40, 0, 255 - i * 40)) for i in range(5)]
+
+
+def test_gif_holds_every_frame(frames, tmp_path):
+    path = video.save_video(frames, tmp_path / "a.gif", fps=10, height=24)
+    with Image.open(path) as g:
+        assert g.n_frames == 5 and g.size == (32, 24) and g.info["duration"] == 100
+    assert [p.name for p in tmp_path.iterdir()] == ["a.gif"]
+
+
+def test_mp4_holds_every_frame(frames, tmp_path):
+    ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    path = video.TransitionOutput(frames).save(tmp_path / "a.mp4", height=24)
+    reader = ffmpeg.read_frames(str(path))
+    meta = next(reader)
+    seen = [np.frombuffer(f, np.uint8).reshape(24, 32, 3) for f in reader]
+    assert tuple(meta["size"]) == (32, 24) and len(seen) == 5
+    for a, b in zip(frames, seen, strict=True):
+        assert np.abs(np.asarray(a)[0, 0].astype(int) - b[8, 8]).max() < 30
+
+
+def test_a_file_is_whole_or_not_there(frames, tmp_path, monkeypatch):
+    target = tmp_path / "a.gif"
+    target.write_bytes(b"old")
+
+    def broken(self, *args, **kwargs):
+        open(args[0], "wb").write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", broken)
+    with pytest.raises(OSError, match="disk full"):
+        video.save_video(frames, target)
+    assert target.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_videos_that_cannot_be_written(frames, tmp_path):
+    with pytest.raises(ValueError, match=".gif or .mp4"):
+        video.save_video(frames, tmp_path / "a.avi")
+    with pytest.raises(ValueError, match="no frame"):
+        video.save_video([], tmp_path / "a.gif")
+    with pytest.raises(ValueError, match="one size"):
+        video.save_video([*frames, Image.new("RGB", (8, 8))], tmp_path / "a.gif")
+    with pytest.raises(ValueError, match="fps"):
+        video.save_video(frames, tmp_path / "a.gif", fps=0)
+
+
+def test_without_ffmpeg_an_mp4_is_refused_clearly(frames, tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == "imageio_ffmpeg":
+            raise ImportError("No module named 'imageio_ffmpeg'")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(RuntimeError, match="pip install imageio-ffmpeg.*or write a .gif"):
+        video.save_video(frames, tmp_path / "a.mp4")
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------------ training
+def test_stacked_steps_are_the_optimizers_own():
+    torch.manual_seed(0)
+    nets = [torch.nn.Sequential(*(torch.nn.Linear(16, 16) for _ in range(3)), torch.nn.Linear(16, 24))]
+    nets.append(copy.deepcopy(nets[0]))
+    a, b = (Optimizer(n.named_parameters(), 1e-2, 0.02) for n in nets)
+    b.__class__ = training.Stacked
+    x = torch.randn(32, 16)
+    for step in range(4):
+        for net, opt in zip(nets, (a, b), strict=True):
+            net(x).square().mean().backward()
+            opt.step(scale=1 - step / 5)
+    for p, q in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.allclose(p, q, atol=2e-3)
+
+
+def test_random_masks_know_the_ends_half_of_the_time():
+    torch.manual_seed(0)
+    masks = training.random_masks(400, 16, "cpu")
+    only = (masks == training.ends(1, 16, "cpu")).all(1).float().mean()
+    assert 0.42 < only < 0.6 and not masks.all(1).any()
+
+
+def test_what_moves_counts_more():
+    x = torch.zeros(1, 8, 4, 4, 4)
+    x[:, ::2, :, 1, 1] = 2
+    w = training.motion_weight(x)
+    assert w.shape == (1, 1, 1, 4, 4) and w.mean() == pytest.approx(1)
+    assert w[..., 1, 1] == w.max() > 3 * w.min()
+
+
+@pytest.mark.slow
+def test_a_step_changes_what_learns_and_goes_on_from_a_checkpoint(tmp_path):
+    common = {"batch": 1, "pool": 1, "folder": tmp_path, "device": "cpu"}
+    parts = training.micro()
+    net, run = training.train("ours", 1, **common, parts=parts)
+    assert run.done == 1 and set(run.log[0]) >= {"loss", "video", "tokens"}
+    moved = net["decoder"].unet.down_blocks[0].motion_modules[0].proj_out.weight
+    assert moved.abs().max() > 0
+    _, again = training.train("ours", 1, **common, parts=parts)
+    assert again.done == 1 and again.seconds == run.seconds  # nothing left to do
+
+
+# ------------------------------------------------------------------------------------------ the finder
+@pytest.fixture(scope="module")
+def walker():
+    """A clip with its true frames [F, 3, S, S] and its bank."""
+    clip = clips.specimen("heldout", 0)
+    frames = np.stack([np.asarray(world.render(p)) for p in clip.frames(8)])
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255, finder.bank(clip, 0, 8)
+
+
+def test_the_finder_finds_the_truth(walker):
+    frames, bank = walker
+    assert torch.allclose(finder.find(frames, bank), bank.joints, atol=1e-6)
+
+
+def test_the_finder_measures_a_shift(walker):
+    frames, bank = walker
+    late = frames[[0, 0, 1, 2, 3, 4, 5, 7]]  # one frame behind
+    found, wanted = finder.find(late, bank)[1:-1], bank.joints[[0, 1, 2, 3, 4, 5]]
+    assert torch.allclose(found, wanted, atol=0.03)
+    place, parts = finder.errors(late, bank)
+    assert 0 < place <= parts
+
+
+def test_a_cross_fade_is_found_at_its_ghosts(walker):
+    """Not in the middle, where nobody stands."""
+    frames, bank = walker
+    a = torch.linspace(0, 1, 8).view(-1, 1, 1, 1)
+    found = finder.find((1 - a) * frames[0] + a * frames[-1], bank)
+    for i in (1, 2, 5, 6):
+        ghost = bank.joints[0 if i < 4 else -1]
+        assert (found[i] - ghost).norm(dim=-1).mean() < 0.06
+    ends = (bank.joints[0] - bank.joints[-1]).norm(dim=-1).mean()
+    assert ends > 0.2
+
+
+def test_banks_go_together(walker):
+    frames, bank = walker
+    both = finder.errors(torch.stack([frames, frames.flip(0)]), finder.stacked([bank, bank]))
+    alone = finder.errors(frames.flip(0), bank)
+    assert both[1][0] < 1e-6 and both[1][1] == pytest.approx(float(alone[1]), abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ the record
+def test_the_records_summary_follows_from_its_rows():
+    record = experiments.load("video")
+    assert record["stories"] >= 200 and record["sampled_seeds"] == 3
+    assert set(record["rows"]) == set(record["settings"]) == set(record["summary"])
+    for setting, rows in record["rows"].items():
+        assert len(rows) == record["stories"] == len({r["seed"] for r in rows})
+        for kind, found in record["summary"][setting].items():
+            values = [r[kind] for r in rows if r[kind] is not None]
+            assert found == pytest.approx(experiments.mean_and_interval(values), abs=2e-4), (setting, kind)
+
+
+def test_the_shipped_transition_weights_are_what_the_card_says():
+    card = json.loads((weights.DATA / "cards" / "video.json").read_text())
+    for file, digest in card["sha256"].items():
+        assert weights.sha256(weights.DATA / file) == digest
+    size = sum(f.stat().st_size for f in (weights.DATA / "video").rglob("*") if f.is_file())
+    assert size < 8_000_000
