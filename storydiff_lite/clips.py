@@ -118,7 +118,8 @@ class Clip:
         check_name("scene", self.scene)
         n = 2 if self.kind in TWO else 1
         if len(self.actors) != n:
-            raise ValueError(f"The motion {self.kind!r} takes {n} of actors; {len(self.actors)} were given.")
+            many = "1 actor" if n == 1 else f"{n} actors"
+            raise ValueError(f"The motion {self.kind!r} takes {many}; it was given {len(self.actors)}.")
         for name in ("reach", "vigour", "place"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} of a clip is {getattr(self, name)}; it must be from 0 to 1.")
