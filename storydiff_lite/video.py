@@ -23,12 +23,14 @@ import torch
 from diffusers import DiffusionPipeline, MotionAdapter, SparseControlNetModel, UNetMotionModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.utils import BaseOutput, logging
+from diffusers.utils import BaseOutput
+from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import CLIPVisionModelWithProjection
+from transformers.utils import logging as transformers_logging
 
 from . import weights
 from .guidance import guide
@@ -45,13 +47,16 @@ WINDOW = 16
 @contextmanager
 def quiet():
     """No bars and no notes of diffusers and transformers while models are made: they would fill notebooks."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
+    kinds = diffusers_logging, transformers_logging
+    before = [kind.get_verbosity() for kind in kinds]
+    for kind in kinds:
+        kind.set_verbosity_error()
     try:
         with no_loading_bars():
             yield
     finally:
-        logging.set_verbosity(before)
+        for kind, verbosity in zip(kinds, before, strict=True):
+            kind.set_verbosity(verbosity)
 
 
 def motion_adapter(unet, heads=5, frames=32, in_channels=None) -> MotionAdapter:
@@ -93,29 +98,34 @@ def motion_unet(unet, adapter) -> UNetMotionModel:
 
 
 class TokenProjection(ModelMixin, ConfigMixin):
-    """Semantic tokens -> tokens that the U-Net's cross-attention can read: [B, F, S, D] -> [B, F, S, C].
+    """Semantic tokens -> tokens that the U-Net's cross-attention can read: [B, F, S, D] -> [B, F, S * Q, C].
 
-    A normalization, a linear layer, and an embedding of the token's place, so that a query can find it.
+    A semantic token holds the features of Q places side by side (``motion.semantic_tokens``: the four
+    quarters of a region). Each becomes a token of its own: a normalization, a linear layer, the same for all,
+    and an embedding of its place, so that a query can find it.
 
     Parameters
     ----------
     token_dim : int
-        Width D of the image encoder's tokens.
+        Width D of a semantic token.
     num_tokens : int
-        Tokens of a frame, S.
+        Semantic tokens of a frame, S.
     width : int
         Width C of the text tokens.
+    quarters : int
+        Places in a semantic token, Q.
     """
 
     @register_to_config
-    def __init__(self, token_dim=96, num_tokens=64, width=96):
+    def __init__(self, token_dim=384, num_tokens=16, width=96, quarters=4):
         super().__init__()
-        self.norm = nn.LayerNorm(token_dim)
-        self.linear = nn.Linear(token_dim, width)
-        self.place = nn.Parameter(0.02 * torch.randn(num_tokens, width))
+        self.norm = nn.LayerNorm(token_dim // quarters)
+        self.linear = nn.Linear(token_dim // quarters, width)
+        self.place = nn.Parameter(0.02 * torch.randn(num_tokens * quarters, width))
 
     def forward(self, tokens):
-        return self.linear(self.norm(tokens)) + self.place
+        places = tokens.unflatten(-1, (self.config.quarters, -1)).flatten(-3, -2)  # [B, F, S * Q, D / Q]
+        return self.linear(self.norm(places)) + self.place
 
 
 def per_frame_states(text, tokens=None, num_frames=None):
@@ -161,6 +171,14 @@ class Decoder(nn.Module):
     def __init__(self, unet, projection=None, control=None, pin=True):
         super().__init__()
         self.unet, self.projection, self.control, self.pin = unet, projection, control, pin
+
+    @property
+    def device(self):
+        return self.unet.device
+
+    @property
+    def dtype(self):
+        return self.unet.dtype
 
     def forward(self, noisy, t, text, pooled, ids, known, mask, tokens=None):
         """
@@ -273,6 +291,10 @@ def save_parts(folder, decoder: Decoder, predictor=None):
     ):
         if part is not None:
             copy.deepcopy(part).cpu().half().save_pretrained(folder / name)
+    for file in folder.glob("*/config.json"):  # where on this machine a part came from is nobody's business
+        config = json.loads(file.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(config, indent=2) + "\n")
     (folder / "decoder.json").write_text(json.dumps({"pin": decoder.pin}) + "\n")
 
 

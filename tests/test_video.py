@@ -100,6 +100,7 @@ def test_decoders_read_known_frames_and_nothing_else_of_them(unet, variant):
         if not p.any():
             torch.nn.init.normal_(p, std=0.05)
     decoder = net["decoder"].eval()
+    torch.nn.init.normal_(decoder.unet.conv_in.weight[:, 4:], std=0.05)
     text, pooled, ids = told()
     x, known, t = randn(1, 4, 4, 16, 16), randn(1, 4, 4, 16, 16, seed=1), torch.tensor([700])
     mask = torch.tensor([[1.0, 0, 0, 1]])
