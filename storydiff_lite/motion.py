@@ -136,6 +136,8 @@ class SemanticMotionPredictor(ModelMixin, ConfigMixin):
                 f"{heads} heads do not divide a width of {width} (the paper's 12 heads and 1024 do not "
                 "either): choose a number of heads that does, such as 8."
             )
+        self.register_buffer("mean", torch.zeros(token_dim))  # of tokens; training sets both
+        self.register_buffer("scale", torch.ones(token_dim))
         self.embed_in = nn.Linear(token_dim, width)
         self.embed_time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.place = nn.Parameter(0.02 * torch.randn(num_tokens, width))
@@ -171,11 +173,12 @@ class SemanticMotionPredictor(ModelMixin, ConfigMixin):
             )
         line = interpolate(start, end, num_frames)  # [B, F, S, D]
         t = times(num_frames, start)  # [F]
-        x = self.embed_in(line) + self.place + self.embed_time(waves(t, c.width))[:, None]  # [B, F, S, W]
+        told = (line - self.mean) / self.scale
+        x = self.embed_in(told) + self.place + self.embed_time(waves(t, c.width))[:, None]  # [B, F, S, W]
         x = x.flatten(1, 2)  # [B, F * S, W]
         for block in self.blocks:
             x = block(x)
-        bend = self.head(self.norm(x)).unflatten(1, (num_frames, c.num_tokens))  # [B, F, S, D]
+        bend = self.head(self.norm(x)).unflatten(1, (num_frames, c.num_tokens)) * self.scale  # [B, F, S, D]
         return line + (4 * t * (1 - t)).view(-1, 1, 1) * bend  # nothing is added at the ends
 
 

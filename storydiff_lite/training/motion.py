@@ -128,6 +128,10 @@ def train(
     run = Run(name, net, steps, lr, 0.01, ema=0.995, seed=seed, folder=folder, seconds=seconds, facts=facts)
     pixels = clip_pool("train", pictures, frames, size, folder)[1]
     tokens = torch.cat([token_pool(image_encoder, p, device) for p in (pixels, pixels.flip(-1))])
+    if not run.done:
+        some = tokens[:512].float()
+        net.mean.copy_(some.mean((0, 1, 2)))
+        net.scale.copy_(some.std((0, 1, 2)))
     for i in run.steps():
         rows = torch.randint(0, len(tokens), (batch,), device=device)
         every = 3 if i % 5 == 4 and (frames - 1) % 3 == 0 else 1
