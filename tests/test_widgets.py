@@ -10,7 +10,13 @@ import torch
 from PIL import Image
 
 from storydiff_lite.recorder import AttentionRecorder
-from storydiff_lite.widgets import AttentionExplorer, ConsistencySlider, TokenExplorer, attention_view
+from storydiff_lite.widgets import (
+    AttentionExplorer,
+    ConsistencySlider,
+    MotionScrubber,
+    TokenExplorer,
+    attention_view,
+)
 
 PICTURES = {"seed 0": [Image.new("RGB", (200, 130), (k * 80, 0, 0)) for k in range(3)]}
 ALTS = {"seed 0": ["black", "dark red", "red"]}
@@ -199,3 +205,51 @@ def test_what_an_explorer_cannot_show_is_told(watched, tiny_pipe):
         AttentionExplorer(watched | {"1": watch(tiny_pipe, 1.0, STORY[::-1])})
     with pytest.raises(KeyError, match="names 0 recorded layers"):
         AttentionExplorer(watched, layers=["mid_block"])
+
+
+# ---------------------------------------------------------------------------------------- motion scrubber
+def motions(**change):
+    """Two clips of three frames, each with five pictures to choose from."""
+    names = MotionScrubber.SERIES
+    clip = {
+        "pictures": [Image.new("RGB", (64, 64), (k * 60, 0, 0)) for k in range(5)],
+        "shown": {"truth": [0, 2, 4], "predicted": [0, 3, 4], "line": [0, 4, 4]},
+        "paths": {s: [(0, 0), (k, 1), (2, 0)] for k, s in enumerate(names)},
+        "alts": {s: ["begins", "goes on", "ends"] for s in names},
+        "notes": ["", "half-way", ""],
+        "plane": "three paths",
+    }
+    return {"walk": clip | change, "jump": clip}
+
+
+LABELLED = dict(zip(MotionScrubber.SERIES, ("what happens", "predicted", "straight line"), strict=True))
+
+
+def test_scrubber_carries_all_it_shows():
+    state = MotionScrubber(motions(), LABELLED, "a plane", side=40, index=1).get_state()
+    one = state["view"]["clips"][0]
+    assert [c["name"] for c in state["view"]["clips"]] == ["walk", "jump"] and state["index"] == 1
+    assert one["shown"]["line"] == [0, 4, 4] and one["paths"]["line"][1] == [2.0, 1.0]
+    head, data = one["sprite"].split(",")
+    sheet = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
+    assert head == "data:image/webp;base64" and sheet.size == (200, 40)
+    for k in range(5):  # the pictures lie side by side, in their order
+        assert abs(sheet.getpixel((40 * k + 20, 20))[0] - k * 60) < 12
+    assert [s["label"] for s in state["view"]["series"]] == list(LABELLED.values())
+    assert 'type: "range"' in state["_esm"] and ".motion-scrubber" in state["_css"]
+    assert "http:" not in state["_esm"].replace("http://www.w3.org/2000/svg", "") + state["_css"]
+
+
+@pytest.mark.parametrize(
+    ("clips", "index", "words"),
+    [
+        ({}, 0, "at least one clip"),
+        (motions(notes=["", ""]), 0, "all as many frames"),
+        (motions(shown={s: [0, 5, 4] for s in LABELLED}), 0, "they are 0 to 4"),
+        (motions(alts={s: ["begins", " ", "ends"] for s in LABELLED}), 0, "empty text"),
+        (motions(), 3, "frames 0 to 2"),
+    ],
+)
+def test_what_is_missing_of_a_motion_is_told(clips, index, words):
+    with pytest.raises(ValueError, match=words):
+        MotionScrubber(clips, LABELLED, "a plane", index=index)
