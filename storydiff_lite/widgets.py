@@ -365,7 +365,7 @@ class MotionScrubber(anywidget.AnyWidget):
         frames |= {len(c["notes"]) for c in clips.values()}
         if len(frames) != 1:
             raise ValueError(
-                "Every clip needs a picture, a place, a text and a note for each frame, and all as many frames; "
+                "Every clip needs a picture, a place, a text and a note for each frame, all as many frames; "
                 f"there are {sorted(frames)} of them."
             )
         for name, c in clips.items():
