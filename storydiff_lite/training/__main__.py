@@ -2,11 +2,12 @@
 
 ``video`` has arguments of its own (``video --help``).
 
-Parts in their order: vae, clip, judge, decoder, unet, identity, ip_adapter, motion, pack. ``all`` trains
-everything from nothing. A run that was interrupted goes on from its last checkpoint; a finished part is not
-trained again unless its checkpoint is deleted. A part that is needed but has no checkpoint comes from the
-weights of this repository: ``unet`` on a fresh clone trains a U-Net for the autoencoder and the encoders that
-are there.
+Parts in their order: vae, clip, judge, decoder, unet, identity, identity_no_lora, ip_adapter, motion, pack.
+``pack-further`` leaves the packed models of the pipeline and the judge as they are, and packs only what was
+trained beside them. ``all`` trains everything from nothing. A run that was interrupted goes on from its last
+checkpoint; a finished part is not trained again unless its checkpoint is deleted. A part that is needed but
+has no checkpoint comes from the weights of this repository: ``unet`` on a fresh clone trains a U-Net for the
+autoencoder and the encoders that are there.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ from ..motion import SemanticMotionPredictor
 from . import clip, identity, ip_adapter, judge, motion, unet, vae, video
 from .common import machine
 
-PARTS = ("vae", "clip", "judge", "decoder", "unet", "identity", "ip_adapter", "motion", "pack")
 #: optimizer steps on a CPU; a GPU does ten times as many in a fraction of the time
 STEPS = {"vae": 1600, "clip": 1200, "judge": 1400, "decoder": 2400, "unet": 7200}
+#: optimizer batch of the parts whose runs don't say so
+BATCH = {"vae": 8, "decoder": 8, "clip": 96, "judge": 64, "unet": 32}
 #: parts that the pipeline can do without
-MORE = {"identity": 2550, "ip_adapter": 2000, "motion": 3000}
+MORE = {"identity": 2550, "identity_no_lora": 2550, "ip_adapter": 2000, "motion": 3000}
+PARTS = ("vae", "clip", "judge", "decoder", "unet", *MORE, "pack", "pack-further")
 DATA = {
     "vae": "7,000 samples of StoryWorld (seeds train/0 ...): pictures of one or two characters, comic strips",
     "decoder": "the same as vae, encoder frozen",
@@ -44,6 +47,7 @@ DATA = {
     "and 3,000 pages of four panels",
     "identity": "{albums:,} albums of five pictures of one character (seeds train/0 ...), without the fifth "
     "of all characters that is kept for measurements",
+    "identity_no_lora": "the same as identity",
     "ip_adapter": "the same as identity",
     "motion": "{clips:,} clips of {frames} frames (seeds clips/train/0 ...), each also mirrored, without the "
     "fifth of all characters and the quarter of all motions that are kept for measurements",
@@ -109,7 +113,7 @@ class Parts:
         self.size, self.device, self.seed, self.folder, self.steps = size, device, seed, folder, steps
         self.fresh, self.again, self.rank = fresh, again, rank
         self.base = {"size": size, "device": device, "seed": seed, "folder": folder}
-        self.more, self.got = more or {}, {}
+        self.more, self.got, self.lora = more or {}, {}, {}
 
     def __getattr__(self, part):
         if part.startswith("_") or part not in STEPS | MORE:
@@ -202,7 +206,7 @@ class Parts:
         net, run = unet.train(model, prompts, scale, self.steps["unet"], **more, **self.common("unet"))
         return net, run, {"loss": unet.measure(net, model, prompts, scale, self.size, self.device)}
 
-    def _identity(self):
+    def _identity(self, part="identity", rank=None):
         model, prompts, scale = self.vae[0], self.prompts(), 1 / self.vae[2]["latent_std"]
         net = copy.deepcopy(self.unet[0])
         encoder, run = identity.train(
@@ -211,14 +215,17 @@ class Parts:
             self.clip[0].vision,
             net,
             scale,
-            self.steps["identity"],
-            rank=self.rank,
-            **{"name": "identity" if self.rank else "identity-no-lora"} | self.common("identity"),
+            self.steps[part],
+            rank=self.rank if rank is None else rank,
+            **{"name": CHECKPOINT.get(part, part)} | self.common(part),
         )
         net.set_attn_processor(AttnProcessor2_0())
-        self.lora = identity.lora_state(net)
+        self.lora[part] = identity.lora_state(net)
         loss = identity.measure(encoder, model, prompts, net, scale, self.size, self.device)
         return encoder, run, {"loss": loss}
+
+    def _identity_no_lora(self):
+        return self._identity("identity_no_lora", rank=0)
 
     def _ip_adapter(self):
         model, prompts, scale = self.vae[0], self.prompts(), 1 / self.vae[2]["latent_std"]
@@ -301,18 +308,6 @@ def pack(parts: Parts, folder=weights.DATA):
 
     weights.atomic_save(folder / "judge", write_judge)
     micro, auto = folder / "micro", auto.float()
-    with_identity = finished(parts.folder, "identity") is not None
-    if with_identity:
-        encoder = parts.identity[0].half()
-
-        def write_identity(to):
-            encoder.save_pretrained(to)
-            if parts.lora:
-                layers = {k: v.half() for k, v in parts.lora.items()}
-                StableDiffusionXLPipeline.save_lora_weights(to / "lora", unet_lora_layers=layers)
-            forget_paths(to)
-
-        weights.atomic_save(folder / "identity", write_identity)
     files = {
         "vae": (),
         "decoder": [micro / "vae/diffusion_pytorch_model.safetensors"],
@@ -322,14 +317,45 @@ def pack(parts: Parts, folder=weights.DATA):
         ],
         "judge": [folder / "judge/model.safetensors"],
     }
+    files |= pack_further(parts, folder)
+    parts.judge[2]["reconstructions"] = judge.measure(
+        parts.judge[0], parts.size, parts.device, vae=auto.to(parts.device)
+    )
+    write_cards(parts, files)
+
+
+def pack_further(parts: Parts, folder=weights.DATA):
+    """Put the parts that the pipeline can do without among the packed weights: those with a checkpoint.
+
+    Returns
+    -------
+    dict
+        Part -> its weight files.
+    """
+    from diffusers import StableDiffusionXLPipeline
+
+    files = {}
+    for part in ("identity", "identity_no_lora"):
+        if finished(parts.folder, part) is None:
+            continue
+        encoder = getattr(parts, part)[0].cpu().half()
+        lora = parts.lora[part]
+
+        def write_identity(to, encoder=encoder, lora=lora):
+            encoder.save_pretrained(to)
+            if lora:
+                layers = {k: v.cpu().half() for k, v in lora.items()}
+                StableDiffusionXLPipeline.save_lora_weights(to / "lora", unet_lora_layers=layers)
+            forget_paths(to)
+
+        weights.atomic_save(folder / part, write_identity)
+        files[part] = sorted((folder / part).rglob("*.safetensors"))
     if finished(parts.folder, "ip_adapter") is not None:
         tensors = {k: v.half().cpu().contiguous() for k, v in parts.ip_adapter[0].state().items()}
         weights.atomic_save(
             folder / "ip_adapter" / "ip-adapter.safetensors", lambda to: save_file(tensors, to)
         )
         files["ip_adapter"] = [folder / "ip_adapter/ip-adapter.safetensors"]
-    if with_identity:
-        files["identity"] = sorted((folder / "identity").rglob("*.safetensors"))
     if finished(parts.folder, "motion") is not None:
         predictor = parts.motion[0].cpu().half()
 
@@ -339,15 +365,15 @@ def pack(parts: Parts, folder=weights.DATA):
 
         weights.atomic_save(folder / "motion" / "predictor", write_motion)
         files["motion"] = [folder / "motion/predictor/diffusion_pytorch_model.safetensors"]
-    batch = {"vae": 8, "decoder": 8, "clip": 96, "judge": 64, "unet": 32, "identity": 24, "ip_adapter": 24}
-    batch["motion"] = 64
-    parts.judge[2]["reconstructions"] = judge.measure(
-        parts.judge[0], parts.size, parts.device, vae=auto.to(parts.device)
-    )
-    for part, f in files.items():
+    return files
+
+
+def write_cards(parts: Parts, files):
+    """A card for each of these parts that was trained here, and the manifest."""
+    for part, some in files.items():
         _, run, heldout = getattr(parts, part)
         if run:
-            card(part, run, batch[part], rounded(heldout), parts.seed, f)
+            card(part, run, BATCH.get(part, 24), rounded(heldout), parts.seed, some)
     weights.write_manifest()
 
 
@@ -373,7 +399,7 @@ def main(argv=None):
         action="store_true",
         help="of unet: begin with the packed weights instead of with nothing; the card tells",
     )
-    p.add_argument("--rank", type=int, default=16, help="of identity: rank of the LoRA, 0 for none")
+    p.add_argument("--rank", type=int, default=16, help="of identity: rank of the LoRA")
     p.add_argument("--seconds", type=float, help="end the run after so much wall time (GPU: steps are cheap)")
     p.add_argument("--batch", type=int, help="pictures, albums, ... a step")
     p.add_argument("--pictures", type=int, help="samples that are drawn to train on")
@@ -399,8 +425,8 @@ def main(argv=None):
         steps[a.part] = a.steps
     fresh = tuple(STEPS) if a.part == "all" else (a.part,)
     more = {k: v for k in ("seconds", "batch", "pictures", "name") if (v := getattr(a, k)) is not None}
-    if more and a.part not in ("unet", "identity", "ip_adapter", "motion"):
-        p.error(f"--{next(iter(more))} is for unet, identity, ip_adapter and motion, not for {a.part}")
+    if more and a.part not in ("unet", *MORE):
+        p.error(f"--{next(iter(more))} is for unet, {', '.join(MORE)}, not for {a.part}")
     if a.no_strips:
         if a.part != "unet" or not a.name:
             p.error("--no-strips is for a trial of unet under another name: add --name unet-no-strips")
@@ -408,6 +434,8 @@ def main(argv=None):
     parts = Parts(a.size, a.device, a.seed, a.folder, steps, fresh, a.again, a.rank, more)
     if a.part in ("pack", "all"):
         pack(parts)
+    elif a.part == "pack-further":
+        write_cards(parts, pack_further(parts))
     else:
         _, run, heldout = getattr(parts, a.part)
         print(f"{a.part}: {run.done} steps, {run.seconds:.0f} s, held out: {rounded(heldout)}")
@@ -424,7 +452,11 @@ def finished(folder, part):
         return json.loads(f.metadata()["run"])["done"]
 
 
-CHECKPOINT = {"decoder": "vae-decoder", "ip_adapter": "ip-adapter"}
+CHECKPOINT = {
+    "decoder": "vae-decoder",
+    "ip_adapter": "ip-adapter",
+    "identity_no_lora": "identity-no-lora",
+}
 
 if __name__ == "__main__":
     main()
