@@ -13,6 +13,8 @@ What is guessed here, and why:
 - *Who reads whom.*  The paper does not say; here every token of every frame reads all tokens of all frames.
 - *Where a token is.*  The paper does not say; here a learned embedding of the place in the picture and a
   sinusoidal one of the time, 0 at the first frame and 1 at the last, so that any number of frames works.
+- *What a token is told.*  Besides K_i also Ks and Ke at its place, which K_i mixes; attention could find
+  them in the first and the last frame, but learned more slowly so.
 - *What is predicted.*  The difference from the straight line.  The last layer starts at zero, so that an
   untrained predictor *is* interpolation; and the first and the last frame are known, so they stay exactly
   what they are.
@@ -138,7 +140,7 @@ class SemanticMotionPredictor(ModelMixin, ConfigMixin):
             )
         self.register_buffer("mean", torch.zeros(token_dim))  # of tokens; training sets both
         self.register_buffer("scale", torch.ones(token_dim))
-        self.embed_in = nn.Linear(token_dim, width)
+        self.embed_in = nn.Linear(3 * token_dim, width)
         self.embed_time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.place = nn.Parameter(0.02 * torch.randn(num_tokens, width))
         self.blocks = nn.ModuleList(
@@ -173,7 +175,8 @@ class SemanticMotionPredictor(ModelMixin, ConfigMixin):
             )
         line = interpolate(start, end, num_frames)  # [B, F, S, D]
         t = times(num_frames, start)  # [F]
-        told = (line - self.mean) / self.scale
+        told = [line, start[:, None].expand_as(line), end[:, None].expand_as(line)]
+        told = torch.cat([(x - self.mean) / self.scale for x in told], -1)  # [B, F, S, 3 D]
         x = self.embed_in(told) + self.place + self.embed_time(waves(t, c.width))[:, None]  # [B, F, S, W]
         x = x.flatten(1, 2)  # [B, F * S, W]
         for block in self.blocks:
@@ -182,7 +185,7 @@ class SemanticMotionPredictor(ModelMixin, ConfigMixin):
         return line + (4 * t * (1 - t)).view(-1, 1, 1) * bend  # nothing is added at the ends
 
 
-def waves(t: torch.Tensor, width: int, fastest: float = 64.0) -> torch.Tensor:
+def waves(t: torch.Tensor, width: int, fastest: float = 8.0) -> torch.Tensor:
     """Sinusoidal embedding of times in 0..1, [F] -> [F, width]; from half a wave to ``fastest`` of them."""
     n = width // 2
     f = math.pi * torch.exp(torch.linspace(0, math.log(2 * fastest), n, device=t.device)).to(t.dtype)

@@ -125,7 +125,7 @@ def train(
     image_encoder = image_encoder.to(device).eval()
     net = (predictor or micro(4 * image_encoder.config.hidden_size)).to(device).train()
     facts = {"batch": batch, "clips": pictures, "frames": frames}
-    run = Run(name, net, steps, lr, 0.01, ema=0.995, seed=seed, folder=folder, seconds=seconds, facts=facts)
+    run = Run(name, net, steps, lr, 0.02, ema=0.995, seed=seed, folder=folder, seconds=seconds, facts=facts)
     pixels = clip_pool("train", pictures, frames, size, folder)[1]
     tokens = torch.cat([token_pool(image_encoder, p, device) for p in (pixels, pixels.flip(-1))])
     if not run.done:
