@@ -22,7 +22,6 @@ from storydiff_lite import clips, experiments, motion, video, weights, world
 from storydiff_lite.experiments import finder
 from storydiff_lite.tokens import load_tokenizer
 from storydiff_lite.training import video as training
-from storydiff_lite.training.common import Optimizer
 from storydiff_lite.video import TransitionPipeline, deal, per_frame_states, sample
 
 
@@ -258,7 +257,7 @@ def test_the_predictor_can_be_swapped(pipe, ends):
 
     def line(start, end, n):
         asked.append((tuple(start.shape), n))
-        return motion.interpolate(start, end, n) + 1
+        return motion.interpolate(end, start, n)
 
     a = pipe(*ends, num_inference_steps=1, predictor=line)
     b = pipe(*ends, num_inference_steps=1, predictor=motion.interpolate)
@@ -476,21 +475,6 @@ def test_without_ffmpeg_an_mp4_is_refused_clearly(frames, tmp_path, monkeypatch)
 
 
 # ------------------------------------------------------------------------------------------ training
-def test_stacked_steps_are_the_optimizers_own():
-    torch.manual_seed(0)
-    nets = [torch.nn.Sequential(*(torch.nn.Linear(16, 16) for _ in range(3)), torch.nn.Linear(16, 24))]
-    nets.append(copy.deepcopy(nets[0]))
-    a, b = (Optimizer(n.named_parameters(), 1e-2, 0.02) for n in nets)
-    b.__class__ = training.Stacked
-    x = torch.randn(32, 16)
-    for step in range(4):
-        for net, opt in zip(nets, (a, b), strict=True):
-            net(x).square().mean().backward()
-            opt.step(scale=1 - step / 5)
-    for p, q in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
-        assert torch.allclose(p, q, atol=2e-3)
-
-
 def test_random_masks_know_the_ends_half_of_the_time():
     torch.manual_seed(0)
     masks = training.random_masks(400, 16, "cpu")

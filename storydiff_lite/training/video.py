@@ -39,7 +39,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionM
 from .. import clips, motion, video, weights
 from ..tokens import load_tokenizer
 from . import data
-from .common import Optimizer, Run, autocast, machine, orthogonalize
+from .common import Run, autocast, machine
 from .motion import clip_pool, relative_error
 from .unet import Prompts, fastest_attention, noise_schedule, time_ids
 
@@ -229,71 +229,6 @@ def loss_of(net, variant, schedule, batch, empty, ids, device, late=True):
     return loss + TOKEN_WEIGHT * token_loss, {"video": loss, "tokens": token_loss}
 
 
-class Stacked(Optimizer):
-    """The same steps as `Optimizer`, with matrices of one shape orthogonalized together: on a GPU a step is
-    as long as the number of kernels it starts.
-    """
-
-    @torch.no_grad()
-    def step(self, scale=1.0, clip=1.0):
-        todo = [(n, p) for n, p in self.params if p.grad is not None]
-        grads = [p.grad for _, p in todo]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-        if clip:
-            torch._foreach_mul_(grads, (clip / (norm + 1e-8)).clamp(max=1.0))
-        self.count += 1
-        plain = [(n, p) for n, p in todo if not self.is_muon[n]]
-        for decays in (True, False):
-            some = [(n, p) for n, p in plain if (p.ndim >= 2) == decays]
-            if some:
-                self._adam(some, scale, decays)
-        shapes = {}
-        for n, p in todo:
-            if self.is_muon[n]:
-                shapes.setdefault((p.shape[0], p[0].numel()), []).append((n, p))
-        for (rows, columns), some in shapes.items():
-            g, m = [p.grad for _, p in some], [self.state[n]["m"] for n, _ in some]
-            torch._foreach_mul_(m, 0.95)
-            torch._foreach_add_(m, g)
-            torch._foreach_add_(g, m, alpha=0.95)
-            u = orthogonalize_all(torch.stack([v.reshape(rows, columns) for v in g]))  # [n, rows, columns]
-            size = max(1.0, rows / columns) ** 0.5 * self.muon_lr * scale
-            every = [p for _, p in some]
-            torch._foreach_mul_(every, 1 - self.decay * size)
-            updates = [v.view_as(p) for v, p in zip(u, every, strict=True)]
-            torch._foreach_add_(every, updates, alpha=-size)
-        for _, p in todo:
-            p.grad = None
-        return float(norm)
-
-    def _adam(self, some, scale, decays):
-        params, g = [p for _, p in some], [p.grad for _, p in some]
-        m, v = ([self.state[n][k] for n, _ in some] for k in ("m", "v"))
-        torch._foreach_lerp_(m, g, 0.1)
-        torch._foreach_lerp_(v, torch._foreach_mul(g, g), 0.01 if self.count < 100 else 0.001)
-        mean = torch._foreach_div(m, 1 - 0.9**self.count)
-        root = torch._foreach_div(v, 1 - 0.99**self.count) if self.count < 100 else v
-        root = torch._foreach_sqrt(root)
-        torch._foreach_add_(root, 1e-8)
-        if decays:
-            torch._foreach_mul_(params, 1 - self.decay * self.lr * scale)
-        torch._foreach_addcdiv_(params, mean, root, value=-self.lr * scale)
-
-
-def orthogonalize_all(g, steps=5):
-    """`common.orthogonalize` of each of n matrices, [n, rows, columns]."""
-    if len(g) == 1:
-        return orthogonalize(g[0], steps)[None]
-    x = g.bfloat16() if g.is_cuda else g.float()
-    flip = x.shape[1] > x.shape[2]
-    x = x.mT if flip else x
-    x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
-    for _ in range(steps):
-        a = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return (x.mT if flip else x).to(g.dtype)
-
-
 class Learner(nn.Module):
     """Only what learns, under its own names, so that checkpoints and averages hold nothing else."""
 
@@ -356,7 +291,6 @@ def train(
         seconds=seconds,
         facts={"batch": batch, "clips": pool, "variant": variant},
     )
-    run.optimizer.__class__ = Stacked
     schedule = noise_schedule()
     schedule.alphas_cumprod = schedule.alphas_cumprod.to(device)
     empty, ids = prompts([""]), sizes(batch, size, device)
