@@ -4,8 +4,10 @@ import pytest
 import torch
 from PIL import Image
 
+from storydiff_lite import experiments, world
 from storydiff_lite.attention import ConsistentSelfAttention, Sharing
 from storydiff_lite.cast import CastAttention, CastSharing
+from storydiff_lite.experiments import cast as two_characters
 from storydiff_lite.pipeline import _first_trigger
 from storydiff_lite.story import Panel, parse
 
@@ -158,3 +160,71 @@ def test_first_trigger_word_alone():
 def test_pictures_need_an_encoder(tiny_pipe):
     with pytest.raises(ValueError, match="load_identity"):
         tiny_pipe("[A] a bear img\n\n[A] sits", id_images={"A": [Image.new("RGB", (32, 32))]})
+
+
+# ---------------------------------------------------------------------------------------- the experiment
+
+
+def test_stories_of_two():
+    for i in range(20):
+        panels = two_characters.two(i)
+        species = [[s for s in world.SPECIES if f" {s} " in f" {p.prompt} "] for p in panels]
+        first, second = species[0][0], species[1][0]
+        assert first != second
+        for panel, who, seen in zip(panels, two_characters.WHO, species, strict=True):
+            assert panel.characters == tuple("AB"[k] for k in who)
+            assert sorted(seen) == sorted((first, second)[k] for k in who)
+    assert [p.prompt for p in two_characters.two(3)] == [p.prompt for p in two_characters.two(3)]
+
+
+def test_left_and_right_parts():
+    x = torch.arange(64.0).expand(1, 3, 64, 64)
+    left, right = two_characters.halves(x)
+    assert left.shape == right.shape == (1, 3, 40, 40)
+    assert left[0, 0, 0].tolist() == list(range(40)) and right[0, 0, 0].tolist() == list(range(24, 64))
+
+
+def test_what_is_compared():
+    """A judge that reads the number of the panel: own panels never agree, and each kind takes its own pairs."""
+
+    class Judge:
+        def names(self, images):
+            return [{k: int(i.max()) for k in two_characters.FREE} for i in images]
+
+    images = torch.zeros(6, 3, 8, 8) + torch.tensor([1, 2, 3, 2, 1, 3]).view(6, 1, 1, 1)
+    (first, second), both = two_characters.read_story(Judge(), images)
+    assert [r["fur"] for r in first] == [1, 1] and [r["fur"] for r in second] == [2, 2]
+    assert [(a["fur"], b["fur"]) for a, b in both] == [(3, 3), (3, 3)]
+    assert two_characters.mean_agreement([first, second])["mean"] == 1
+    assert two_characters.mean_agreement([(first[0], second[0])])["mean"] == 0
+
+
+def test_pipeline_has_its_rule_back_after_the_experiment(tiny_pipe, monkeypatch):
+    before = tiny_pipe.cast_sharing
+    with pytest.raises(TypeError):
+        two_characters.measure_cast(tiny_pipe, None, {"rule": "everyone", "consistency": 1}, [0], no_such=1)
+    assert tiny_pipe.cast_sharing is before
+
+
+def test_the_records_summary_follows_from_its_rows():
+    record = experiments.load("cast")
+    assert record["stories"] == experiments.EXPERIMENTS["cast"].stories
+    assert set(record["rows"]) == set(record["settings"]) == set(record["summary"])
+    for setting, rows in record["rows"].items():
+        assert [row["seed"] for row in rows] == list(range(record["stories"]))
+        for kind in two_characters.KINDS:
+            again = experiments.mean_and_interval([row[kind] for row in rows])
+            assert record["summary"][setting][kind] == pytest.approx(again, abs=2e-4)
+
+
+def test_sharing_by_character_keeps_characters_apart():
+    """The claim of chapter 10, from the record: own panels agree, others do not agree more than by chance."""
+    record = experiments.load("cast")
+
+    def change(kind, one, other):
+        rows = zip(record["rows"][one], record["rows"][other], strict=True)
+        return experiments.mean_and_interval([b[kind] - a[kind] for a, b in rows])
+
+    assert change("own", "no sharing", "by character")[1] > 0
+    assert change("leak", "no sharing", "everyone")[1] > 0
+    assert change("leak", "everyone", "by character")[2] < 0

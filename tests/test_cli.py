@@ -41,8 +41,22 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def loaded(model):
+    return telling.load_pipe(Recipe("x", model=str(model)))
+
+
 @pytest.fixture
-def run(here, model, capsys):
+def run(here, model, loaded, capsys, monkeypatch):
+    """The command line; the tiny pipeline is loaded once, whatever else it is asked for is really loaded."""
+    load = telling.load_pipe
+
+    def load_once(recipe, device="cpu", *more):
+        plain = recipe.model == str(model) and device == "cpu" and not recipe.pictures
+        return loaded if plain else load(recipe, device, *more)
+
+    monkeypatch.setattr(telling, "load_pipe", load_once)
+
     def run(*arguments):
         arguments = [str(a) for a in arguments]
         if arguments[0] == "tell" and "--model" not in arguments:

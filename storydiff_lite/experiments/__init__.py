@@ -2,14 +2,14 @@
 ``book/results/NAME.json``.
 """
 
-from . import comparison, consistency, failures, identity, long_stories, records, repeats, sharing, video
+from . import cast, comparison, consistency, failures, identity, long_stories, records, repeats, sharing, video
 from .consistency import measure, settings, story
 from .identity import identity_settings, measure_identity, people
 from .records import load, mean_and_interval, summary
 
 EXPERIMENTS = {
     module.__name__.rpartition(".")[2]: module.EXPERIMENT
-    for module in (consistency, identity, sharing, failures, comparison, long_stories, repeats, video)
+    for module in (consistency, identity, sharing, failures, comparison, long_stories, repeats, video, cast)
 }
 
 __all__ = [
