@@ -185,7 +185,7 @@ def test_left_and_right_parts():
 
 
 def test_what_is_compared():
-    """A judge that reads the number of the panel: own panels never agree, and each kind takes its own pairs."""
+    """With a judge that reads the number of the panel, each kind takes the pairs it should."""
 
     class Judge:
         def names(self, images):

@@ -2,7 +2,18 @@
 ``book/results/NAME.json``.
 """
 
-from . import cast, comparison, consistency, failures, identity, long_stories, records, repeats, sharing, video
+from . import (
+    cast,
+    comparison,
+    consistency,
+    failures,
+    identity,
+    long_stories,
+    records,
+    repeats,
+    sharing,
+    video,
+)
 from .consistency import measure, settings, story
 from .identity import identity_settings, measure_identity, people
 from .records import load, mean_and_interval, summary
