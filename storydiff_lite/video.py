@@ -9,11 +9,14 @@ U-Net's input without noise at every step, and leave the pipeline as they came i
 
 from __future__ import annotations
 
+import base64
 import copy
+import html
 import json
 import math
 import numbers
 import random
+import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +36,7 @@ from transformers import CLIPVisionModelWithProjection
 from transformers.utils import logging as transformers_logging
 
 from . import weights
+from .figures import data_url
 from .guidance import guide
 from .motion import SemanticMotionPredictor, semantic_tokens
 from .pipeline import _no_loading_bars as no_loading_bars
@@ -907,3 +911,44 @@ def _ffmpeg():
             "imageio-ffmpeg`, or write a .gif."
         ) from error
     return imageio_ffmpeg
+
+
+def player_html(frames, alt, caption=None, fps=8, height=256, width=None) -> str:
+    """HTML of a video with controls that plays without a kernel and without a network.
+
+    Parameters
+    ----------
+    frames : list of PIL.Image
+    alt : str
+        What is to be seen, for those who cannot.
+    caption : str, optional
+    fps, height
+        As of `save_video`.
+    width : int, optional
+        Width on the page in CSS pixels; the video's own by default.
+
+    Raises
+    ------
+    ValueError
+        ``alt`` is empty.
+    """
+    if not isinstance(alt, str) or not alt.strip():
+        raise ValueError("A video needs words for readers who cannot see it: alt='what happens'.")
+    with tempfile.TemporaryDirectory() as folder:
+        data = save_video(frames, Path(folder) / "video.mp4", fps, height).read_bytes()
+    url = f"data:video/mp4;base64,{base64.b64encode(data).decode()}"
+    poster, (w, h) = data_url(frames[len(frames) // 2])
+    shown, words = width or w, html.escape(alt, quote=True)
+    below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return (
+        f'<figure><video controls loop muted playsinline preload="auto" width="{shown}" poster="{poster}" '
+        f'aria-label="{words}" src="{url}" style="max-width: 100%; height: auto; aspect-ratio: {w} / {h}; '
+        f'border-radius: 6px">{words}</video>{below}</figure>'
+    )
+
+
+def play(frames, alt, caption=None, fps=8, height=256, width=None) -> None:
+    """Show a video on the page (`player_html`)."""
+    from IPython.display import HTML, display
+
+    display(HTML(player_html(frames, alt, caption, fps, height, width)))

@@ -435,6 +435,18 @@ def test_mp4_holds_every_frame(frames, tmp_path):
         assert np.abs(np.asarray(a)[0, 0].astype(int) - b[8, 8]).max() < 30
 
 
+def test_the_player_carries_all_it_needs(frames):
+    pytest.importorskip("imageio_ffmpeg")
+    page = video.player_html(frames, 'a "square" turns red', caption="a < b", height=24)
+    assert page.count("data:video/mp4;base64,") == 1 and page.count("data:image/webp;base64,") == 1
+    assert (
+        'aria-label="a &quot;square&quot; turns red"' in page and "<figcaption>a &lt; b</figcaption>" in page
+    )
+    assert " controls" in page and "http" not in page and "autoplay" not in page
+    with pytest.raises(ValueError, match="alt="):
+        video.player_html(frames, " ")
+
+
 def test_a_file_is_whole_or_not_there(frames, tmp_path, monkeypatch):
     target = tmp_path / "a.gif"
     target.write_bytes(b"old")
