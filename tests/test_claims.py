@@ -1,0 +1,116 @@
+"""book/claims.md: every link, section, test, record and number on it is there."""
+
+import ast
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "book/claims.md").read_text(encoding="utf-8")
+CLAIMS = dict(part.split("\n", 1) for part in re.split(r"^### ", PAGE, flags=re.M)[1:])
+STATUS = ("same", "simplified", "differs", "cannot be measured here")
+
+spec = importlib.util.spec_from_file_location("measured", ROOT / "book/_ext/measured.py")
+measured = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(measured)
+
+ROLES = re.findall(r"\{measured\}`([^`]+)`", PAGE)
+TESTS = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", PAGE)
+LINKS = re.findall(r"\[[^\]]*\]\(([^)]+)\)", PAGE)
+SECTIONS = re.findall(r"\]\(([^)]+)\), \"([^\"]+)\"", " ".join(PAGE.split()))
+RECORDS = re.findall(r"record `(\w+)`", " ".join(PAGE.split()))
+
+
+def test_there_is_something_to_check():
+    assert len(CLAIMS) >= 15
+    assert min(map(len, (ROLES, TESTS, LINKS, SECTIONS, RECORDS))) >= 8
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_claim_has_one_status_and_says_where(claim):
+    text = re.split(r"^## ", CLAIMS[claim], flags=re.M)[0]
+    found = re.findall(r"Status: \*\*([^*]+)\*\*", text)
+    assert len(found) == 1 and found[0] in STATUS, found
+    if found[0] != "cannot be measured here":
+        assert "../notebooks/" in text, "no chapter is named"
+        assert "{measured}" in text or "tests/" in text, "neither a number nor a test is named"
+
+
+@pytest.mark.parametrize("file, name", sorted(set(TESTS)))
+def test_tests_exist(file, name):
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    assert not name or name in {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("link", sorted(set(LINKS)))
+def test_links_lead_somewhere(link):
+    assert "://" in link or (ROOT / "book" / link.partition("#")[0]).is_file()
+
+
+@pytest.mark.parametrize("link, title", sorted(set(SECTIONS)))
+def test_sections_are_in_their_chapters(link, title):
+    book = json.loads((ROOT / "book" / link).read_text(encoding="utf-8"))
+    texts = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "markdown"]
+    titles = [t for text in texts for t in re.findall(r"^#+ (.+)$", text, flags=re.M)]
+    assert title in titles
+
+
+@pytest.mark.parametrize("record", sorted(set(RECORDS)))
+def test_records_exist(record):
+    assert (ROOT / f"book/results/{record}.json").is_file()
+
+
+@pytest.mark.parametrize("role", sorted(set(ROLES)))
+def test_numbers_are_in_their_records(role):
+    assert re.search(r"\d", measured.say(role))
+
+
+def test_no_number_is_typed():
+    """Decimal numbers in the text are rates that were set, never results."""
+    text = re.sub(r"\{measured\}`[^`]+`", "", PAGE)
+    text = re.sub(r"`[^`]+`|\([^)]*\.ipynb\)", "", text)
+    assert set(re.findall(r"\d+\.\d+", text)) - {"0.25", "0.5", "0.75", "3.1", "3.2"} <= set()
+
+
+# ------------------------------------------------------------------------------------------- the role
+
+
+@pytest.fixture
+def results(tmp_path):
+    summary = {"on": {"agreement": [0.512, 0.4, 0.6]}, "off": {"agreement": [0.2, 0.1, 0.3]}}
+    record = {"stories": 20, "cost": [{"bytes": 100}, {"bytes": 105}], "summary": summary, "speed": 1.23456}
+    (tmp_path / "r.json").write_text(json.dumps(record))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("r | on | agreement", "0.51 (0.40 to 0.60)"),
+        ("r|stories", "20"),
+        ("r | cost | 1 | bytes", "105"),
+        ("r | speed", "1.23"),
+        ("r | on | agreement - r | off | agreement", "+0.31"),
+        ("r | cost | 1 | bytes / r | cost | 0 | bytes", "1.05"),
+    ],
+)
+def test_the_role_says(results, name, said):
+    assert measured.say(name, results) == said
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("s | on", "no record s.json"),
+        ("r | in | agreement", "no 'in' there, but stories, cost"),
+        ("r | on | fidelity", "no 'fidelity' there, but agreement"),
+        ("r | cost | 2 | bytes", "no '2'"),
+        ("r | cost", "not a number"),
+    ],
+)
+def test_the_role_says_what_is_missing(results, name, words):
+    with pytest.raises(LookupError, match=re.escape(words)):
+        measured.say(name, results)
