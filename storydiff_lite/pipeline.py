@@ -25,6 +25,7 @@ from .attention import SamplingSchedule, Sharing, passes, self_attention_layers,
 from .cast import CastSharing
 from .guidance import guide, rescale
 from .identity import attach, use_lora
+from .loading import Loading, advises
 from .story import as_panels
 from .tokens import (
     MAX_LENGTH,
@@ -80,7 +81,7 @@ class IdentityPrompt:
     text_pooled: torch.Tensor
 
 
-class StoryPipeline(StableDiffusionXLPipeline):
+class StoryPipeline(Loading, StableDiffusionXLPipeline):
     """Tells stories with any SDXL weights.
 
     ``StoryPipeline.from_pretrained("micro")(["a bear reads", "a bear sleeps"]).images``. The same parts,
@@ -93,18 +94,21 @@ class StoryPipeline(StableDiffusionXLPipeline):
 
     @classmethod
     def from_pretrained(cls, name="micro", **kwargs):
-        """Load ``"micro"`` (trained by this repository), a folder in the SDXL layout, or a model of the hub.
+        """Load ``"micro"`` (trained by this repository), a folder in the SDXL layout, a single-file
+        checkpoint, or a model of the hub.
 
         Parameters
         ----------
         name : str or Path
         **kwargs
-            As of ``DiffusionPipeline.from_pretrained``; ``dtype`` is ``torch.float32`` unless given.
+            As of ``DiffusionPipeline.from_pretrained``; ``dtype`` is ``torch.float32`` unless given, and
+            nothing but safetensors is read.
 
         Raises
         ------
         WeightsError
-            A file of the shipped weights is missing or not the one that was trained.
+            A file of the shipped weights is missing or not the one that was trained; a folder or model that
+            is no SDXL pipeline, a file that was cut short, no network, a full disk.
         """
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)
@@ -297,6 +301,7 @@ class StoryPipeline(StableDiffusionXLPipeline):
 
     # ------------------------------------------------------------------------------------------ the algorithm
 
+    @advises
     @torch.no_grad()
     def _tell(
         self,
