@@ -1,0 +1,103 @@
+"""How far is a predicted path of tokens from the true one? (chapter 08)
+
+Clips that nothing was trained on: their characters, motions and seeds are kept for measurements.  Besides the
+error of the tokens, what the tokens *mean* is measured: for each frame the picture is looked up, among many
+true ones of the same clip, whose tokens are nearest, and the parts of the body are compared with where they
+should be.  That is lenient with a path that leaves the world of pictures, since only right pictures can be
+found; what it measures is the timing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from transformers import CLIPVisionModelWithProjection
+
+from .. import clips, weights
+from ..motion import SemanticMotionPredictor, interpolate
+from ..training.motion import FRAMES, clip_pool, draw_clip, relative_error, token_pool
+from .records import Experiment, header, mean_and_interval, sweep
+
+#: pictures of a clip among which the nearest is looked up; every second one is a frame
+FINE = 2 * FRAMES - 1
+SIZE = 64
+
+
+def motion_settings() -> dict[str, dict]:
+    """Name -> where the tokens between the two ends come from."""
+    return {"straight line": {"tokens": "line"}, "predicted": {"tokens": "predictor"}}
+
+
+def nearest(tokens, truth):
+    """For each frame the number of the true picture whose tokens are nearest: [F, S, D], [G, S, D] -> [F]."""
+    return torch.cdist(tokens.flatten(1), truth.flatten(1)).argmin(1)
+
+
+def places(clip, n):
+    """True places of all parts at ``n`` times, [n, parts, 2], in picture heights."""
+    return np.array([list(clip.joints(i / (n - 1)).values()) for i in range(n)])
+
+
+@torch.no_grad()
+def measure_motion(tokens, truth, parts) -> dict[str, float]:
+    """Errors of the tokens of one clip.
+
+    Parameters
+    ----------
+    tokens : Tensor [F, S, D]
+    truth : Tensor [2 F - 1, S, D]
+        Of true pictures, twice as many.
+    parts : array [2 F - 1, parts, 2]
+
+    Returns
+    -------
+    dict
+        ``error`` of the tokens in units of the straight line's; ``timing``, how far parts are from their
+        place in the nearest true pictures, mean over the frames between the ends, in picture heights.
+    """
+    found = nearest(tokens, truth).numpy()
+    far = np.linalg.norm(parts[found] - parts[::2], axis=-1)[1:-1].mean()
+    return {"error": float(relative_error(tokens[None], truth[None, ::2])), "timing": float(far)}
+
+
+def by_kind(rows, kinds):
+    """Mean and interval of all clips and, under ``"error.walk"`` ..., of each kind of motion."""
+    out = {}
+    for k in kinds:
+        out[k] = [round(v, 4) for v in mean_and_interval([r[k]["mean"] for r in rows])]
+        for motion_kind in clips.KINDS:
+            some = [r[k]["mean"] for r in rows if r["clip"] == motion_kind]
+            out[f"{k}.{motion_kind}"] = [round(v, 4) for v in mean_and_interval(some)]
+    return out
+
+
+def run_motion(stories: int = 350, device="cpu") -> dict:
+    """The record: ``stories`` held-out clips, the kinds by turns."""
+    folder = weights.path("micro") / "image_encoder"
+    encoder = CLIPVisionModelWithProjection.from_pretrained(folder).float().to(device).eval()
+    net = SemanticMotionPredictor.from_pretrained(weights.path("motion") / "predictor").float().to(device)
+    some, pixels = clip_pool("heldout", stories, FINE, SIZE)
+    truth = token_pool(encoder, pixels, device, dtype=torch.float32)
+    parts = [places(c, FINE) for c in some]
+
+    def rows_of(setting):
+        make = interpolate if setting["tokens"] == "line" else net.eval()
+        rows = []
+        for i, (x, p, clip) in enumerate(zip(truth, parts, some, strict=True)):
+            with torch.no_grad():
+                tokens = make(x[None, 0], x[None, -1], FRAMES)[0].float().cpu()
+            found = measure_motion(tokens, x.cpu(), p)
+            rows.append({"seed": i, "clip": clip.kind} | {k: {"mean": v} for k, v in found.items()})
+        return rows
+
+    record = header("motion", stories, FRAMES) | EXPERIMENT.fingerprint()
+    return sweep(record, motion_settings(), rows_of, ("error", "timing"), summarize=by_kind)
+
+
+EXPERIMENT = Experiment(
+    run_motion,
+    files=("clips.py", "motion.py"),
+    functions=(measure_motion, nearest, places, by_kind, relative_error, draw_clip),
+    weights=("micro", "motion"),
+    stories=350,
+)
