@@ -43,8 +43,8 @@ class Bank:
     scenes: torch.Tensor
 
 
-def bank(clip, actor=0, frames=16, size=64) -> Bank:
-    """Cut an actor out of all frames of its clip."""
+def cut_out(clip, actor=0, frames=16, size=64) -> dict[str, np.ndarray]:
+    """An actor, out of all frames of its clip: what a `Bank` holds, as arrays."""
     masks, colours, joints, scenes = [], [], [], []
     for picture in clip.frames(frames):
         alone = replace(picture, actors=(picture.actors[actor],))
@@ -58,17 +58,28 @@ def bank(clip, actor=0, frames=16, size=64) -> Bank:
         scenes.append(draw(others, size) / 255)
         at = world.joints(alone)
         joints.append([at[f"0.{p}"] for p in PARTS])
-    return Bank(*(torch.from_numpy(np.array(a, np.float32)) for a in (masks, colours, joints, scenes)))
+    found = {"masks": masks, "colours": colours, "joints": joints, "scenes": scenes}
+    return {k: np.array(v, np.float32) for k, v in found.items()}
 
 
-def actors(clip) -> range:
-    """Numbers of the actors of a clip."""
-    return range(len(clip.actors))
+def cut_out_all(clip, frames=16, size=64) -> list[dict[str, np.ndarray]]:
+    """`cut_out` of every actor of a clip."""
+    return [cut_out(clip, a, frames, size) for a in range(len(clip.actors))]
+
+
+def bank(clip, actor=0, frames=16, size=64) -> Bank:
+    """The `Bank` of an actor of a clip."""
+    return as_bank(cut_out(clip, actor, frames, size))
+
+
+def as_bank(arrays) -> Bank:
+    """Arrays of `cut_out` as tensors."""
+    return Bank(**{k: torch.from_numpy(v) for k, v in arrays.items()})
 
 
 def banks(clip, frames=16, size=64) -> list[Bank]:
     """A `Bank` for each actor of a clip."""
-    return [bank(clip, a, frames, size) for a in actors(clip)]
+    return [as_bank(arrays) for arrays in cut_out_all(clip, frames, size)]
 
 
 @torch.no_grad()

@@ -79,9 +79,10 @@ class Studio:
 
     def __init__(self, split, n, device="cpu", folder="checkpoints", batch=42):
         self.device, self.folder, self.batch = device, Path(folder), batch
+        # drawing forks, so it comes before anything is on a GPU
+        self.clips, self.truth = clip_pool(split, n, FRAMES, SIZE, folder)  # uint8 [n, F, 3, S, S]
+        self._cut = on_all_cores(finder.cut_out_all, self.clips, "cutting out", few=200)
         self.vae, self.unet, self.vision, self.prompts = parts = micro(device)
-        self.clips, pixels = clip_pool(split, n, FRAMES, SIZE, folder)
-        self.truth = pixels  # uint8 [n, F, 3, S, S]
         held = prepared(split, n, SIZE, folder, device, parts)
         self.held = {k: v.float() for k, v in held.items()}
         self.schedule, self.judge, self.models = noise_schedule(), StoryJudge.load(device=device), {}
@@ -91,9 +92,8 @@ class Studio:
     def bank(self):
         """The finder's bank of all actors, and whose each is [number of actors]."""
         if self._bank is None:
-            every = on_all_cores(finder.banks, self.clips, "cutting out", few=200)
-            whose = torch.tensor([i for i, some in enumerate(every) for _ in some])
-            bank = finder.stacked([b for some in every for b in some])
+            whose = torch.tensor([i for i, some in enumerate(self._cut) for _ in some])
+            bank = finder.stacked([finder.as_bank(b) for some in self._cut for b in some])
             self._bank = finder.Bank(*(v.to(self.device) for v in vars(bank).values())), whose
         return self._bank
 
@@ -294,9 +294,9 @@ def sheet(frames, path):
 
 def run(stories=210, device="cpu", folder="checkpoints", keep=RESULTS / "video"):
     """The record of ``stories`` held-out clips, kinds taking turns; ``stories`` is how many."""
+    studio, shown = Studio("heldout", stories, device, folder), {}
     scales = choose(device, folder, min(42, stories))
     guidance = {m: float(min(found, key=found.get)) for m, found in scales.items()}
-    studio, shown = Studio("heldout", stories, device, folder), {}
 
     def rows_of(setting):
         setting = dict(setting)

@@ -390,13 +390,16 @@ def main(argv=None):
     if a.pack:
         return pack(a.folder)
     began = time.time()
-    parts = micro(a.device)
     if a.prepare:
         some = (("train", a.clips), ("validation", min(42, a.heldout)), ("heldout", a.heldout))
+        for split, n in some:  # drawing forks, so it comes before anything is on a GPU
+            clip_pool(split, n, FRAMES, a.size, a.folder)
+        parts = micro(a.device)
         for split, n in some:
             prepared(split, n, a.size, a.folder, a.device, parts)
         print(f"prepared in {time.time() - began:.0f} s")
         return None
+    parts = micro(a.device)
     net, run = train(
         a.variant,
         a.steps,
