@@ -743,8 +743,8 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         """Latents [B, 4, h, w] -> pictures of this type; decoded in float32 where that is needed."""
         vae = self.vae
         upcast = vae.dtype == torch.float16 and vae.config.force_upcast
-        if upcast:
-            vae.to(torch.float32)
+        if upcast:  # past diffusers' own `to`, which warns of modules that this one does not have
+            torch.nn.Module.to(vae, torch.float32)
         mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
         images = []
         for x in latents.split(4):
@@ -756,7 +756,7 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
             x = x if self.watermark is None else self.watermark.apply_watermark(x)
             images.append(self.image_processor.postprocess(x, output_type=output_type))
         if upcast:
-            vae.to(torch.float16)
+            torch.nn.Module.to(vae, torch.float16)
         if output_type == "pil":
             return [image for part in images for image in part]
         return torch.cat(images) if output_type == "pt" else np.concatenate(images)
