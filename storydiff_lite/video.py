@@ -39,7 +39,6 @@ from . import weights
 from .figures import data_url
 from .guidance import guide
 from .motion import SemanticMotionPredictor, semantic_tokens
-from .pipeline import _no_loading_bars as no_loading_bars
 
 #: frames that go through the motion U-Net together, the two known ones among them
 WINDOW = 16
@@ -52,15 +51,17 @@ WINDOW = 16
 def quiet():
     """No bars and no notes of diffusers and transformers while models are made: they would fill notebooks."""
     kinds = diffusers_logging, transformers_logging
-    before = [kind.get_verbosity() for kind in kinds]
+    before = [(kind, kind.get_verbosity(), kind.is_progress_bar_enabled()) for kind in kinds]
     for kind in kinds:
         kind.set_verbosity_error()
+        kind.disable_progress_bar()
     try:
-        with no_loading_bars():
-            yield
+        yield
     finally:
-        for kind, verbosity in zip(kinds, before, strict=True):
+        for kind, verbosity, bars in before:
             kind.set_verbosity(verbosity)
+            if bars:
+                kind.enable_progress_bar()
 
 
 def motion_adapter(unet, heads=5, frames=32, in_channels=None) -> MotionAdapter:
