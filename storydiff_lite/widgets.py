@@ -353,7 +353,7 @@ class MotionScrubber(anywidget.AnyWidget):
     index = traitlets.Int(0).tag(sync=True)
     chosen = traitlets.Int(0).tag(sync=True)
 
-    def __init__(self, clips, labels, plane, side=112, index=0):
+    def __init__(self, clips, labels, plane, side=104, index=0):
         if not clips:
             raise ValueError("A scrubber needs at least one clip.")
         frames = {
