@@ -95,6 +95,7 @@ def _tell(args):
         layout=args.layout,
         font=args.font,
         size=args.size,
+        film=_film(args),
     )
     told = tell(recipe, args.out, args.video, **_how(args))
     _say(args, f"{told.path}: {len(told.panels)} panels, seed {recipe.seed}")
@@ -109,6 +110,8 @@ def _retell(args):
     changes = {
         k: getattr(args, k) for k in ("layout", "font", "size", "model") if getattr(args, k) is not None
     }
+    if _film(args):
+        changes["film"] = recipe.film | _film(args)
     if args.pictures:
         changes["pictures"] = _pictures(args.pictures)
     told = retell(args.comic, args.out, args.video, changes, **_how(args))
@@ -195,8 +198,14 @@ def _pictures(pairs):
     return found
 
 
+def _film(args):
+    names = {"fps": "fps", "frames": "frames", "hold": "hold", "video_model": "model", "motion": "motion"}
+    names["image_encoder"] = "image_encoder"
+    return {name: getattr(args, k) for k, name in names.items() if getattr(args, k) is not None}
+
+
 def _how(args):
-    names = ("device", "dtype", "offload", "keep", "fps")
+    names = ("device", "dtype", "offload", "keep")
     return {name: getattr(args, name) for name in names} | {"progress": not args.quiet}
 
 
@@ -263,7 +272,13 @@ def _add_letters(parser):
 def _add_output(parser):
     parser.add_argument("--out", required=True, metavar="COMIC.png", help="the comic")
     parser.add_argument("--video", metavar="STORY.mp4", help="a video beside it, .mp4 or .gif")
-    parser.add_argument("--fps", type=int, default=8, help="frames a second of the video (default 8)")
+    film = parser.add_argument_group("the video")
+    film.add_argument("--fps", type=int, help="frames a second (default 8)")
+    film.add_argument("--frames", type=int, help="frames from one panel to the next, with both (default 16)")
+    film.add_argument("--hold", type=int, help="frames that a panel stands still (default 4)")
+    film.add_argument("--video-model", metavar="MODEL", help="for panels of another model than 'micro'")
+    film.add_argument("--motion", metavar="FOLDER", help="its motion weights")
+    film.add_argument("--image-encoder", metavar="FOLDER", help="its image encoder")
     parser.add_argument(
         "--pictures", action="append", metavar="NAME=FILE", help="a reference picture, or a folder of them"
     )

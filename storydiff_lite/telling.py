@@ -52,6 +52,9 @@ SETTINGS = (
     "width",
 )
 
+#: how a video is made, unless a recipe says otherwise
+FILM = {"frames": 16, "hold": 4, "fps": 8, "model": "micro", "motion": None, "image_encoder": None}
+
 #: schedulers that keep nothing between two steps, so that a run can go on at any of them
 STATELESS = ("DDIMScheduler", "EulerDiscreteScheduler")
 
@@ -81,6 +84,10 @@ class Recipe:
         Identity encoder that reads them: ``"micro"`` or a folder.
     layout, font, size
         As of `comic.comic`.
+    film : dict
+        How a video is made, those of `FILM`: ``frames`` of a transition and how many each panel is held, a
+        second's frames ``fps``, the video ``model``, its ``motion`` weights and ``image_encoder`` (as of
+        `video.TransitionPipeline.from_pretrained`).
 
     Raises
     ------
@@ -97,11 +104,15 @@ class Recipe:
     layout: str = "page"
     font: str | None = None
     size: int | None = None
+    film: dict = field(default_factory=dict)
 
     def __post_init__(self):
         unknown = sorted(set(self.settings) - set(SETTINGS))
         if unknown:
             raise ValueError(f"No setting is called {unknown[0]!r}; there are {', '.join(SETTINGS)}.")
+        unknown = sorted(set(self.film) - set(FILM))
+        if unknown:
+            raise ValueError(f"Nothing of a film is called {unknown[0]!r}; there are {', '.join(FILM)}.")
         if self.settings.get("schedule", "always") not in SCHEDULES:
             raise ValueError(
                 f"No schedule is called {self.settings['schedule']!r}; there are {', '.join(SCHEDULES)}."
@@ -113,7 +124,7 @@ class Recipe:
         """The same with every setting said: what a comic carries, so that no default can change under it."""
         known = inspect.signature(StoryPipeline.__call__).parameters
         default = {name: known[name].default for name in SETTINGS} | {"schedule": "always"}
-        return replace(self, settings=default | self.settings)
+        return replace(self, settings=default | self.settings, film=FILM | self.film)
 
     def call(self):
         """Arguments of the pipeline call."""
@@ -160,7 +171,6 @@ def tell(
     offload=False,
     keep=False,
     progress=True,
-    fps=8,
 ):
     """Draw a story and write its comic, and its video if asked for.
 
@@ -170,7 +180,7 @@ def tell(
     out : str or Path
         The comic, a .png: it carries the recipe.
     video : str or Path, optional
-        An .mp4 or a .gif; needs ``video.py`` with its weights, and ffmpeg for an .mp4.
+        An .mp4 or a .gif: from panel to panel, as ``recipe.film`` says.
     pipe : StoryPipeline, optional
         Instead of loading ``recipe.model``.
     device : str
@@ -181,8 +191,6 @@ def tell(
         Keep the folder with the panels beside the output.
     progress : bool
         Bars: for the denoising steps, for the panels, for the video's transitions.
-    fps : int
-        Of the video.
 
     Returns
     -------
@@ -201,7 +209,7 @@ def tell(
     check_letters(captions, recipe.font)
     plan(len(story.panels), recipe.layout)
     pictures = {name: [open_picture(f) for f in files] for name, files in recipe.pictures.items()}
-    mover = load_mover(video, len(story.panels), device) if video else None
+    mover = load_mover(recipe, video, len(story.panels), device) if video else None
     pipe = pipe or load_pipe(recipe, device, dtype, offload)
     made = made_by(recipe, pipe)
     folder = unfinished(out, recipe, made, pictures)
@@ -211,7 +219,7 @@ def tell(
     made["panels"] = [_hash(image) for image in images]
     write_comic(out, page, recipe, made, captions)
     if video:
-        _write_video(mover, video, images, story.panels, recipe.seed, fps, progress)
+        _write_video(mover, video, images, story.panels, recipe, progress)
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)
     return Told(page, images, story.panels, out, video)
@@ -341,33 +349,44 @@ def load_pipe(recipe, device="cpu", dtype="float32", offload=False):
     return pipe.to(device)
 
 
-def load_mover(path, panels, device="cpu"):
+def load_mover(recipe, path, panels, device="cpu"):
     """What makes a video of panels: a TransitionPipeline, with all that writing ``path`` needs.
 
     Raises
     ------
-    ValueError
+    ValueError, OSError
         A story of one panel; or a part that is missing, and how to get it.
     """
+    from . import video  # its libraries take a moment to load
+
     if panels < 2:
         raise ValueError("A video moves from panel to panel: the story needs at least two.")
-    try:
-        from . import video
-    except ImportError as error:
-        raise ValueError(f"There is no video without storydiff_lite/video.py ({error}).") from error
+    film = recipe.complete().film
+    if recipe.model != "micro" and film["model"] == "micro":
+        raise ValueError(
+            "The shipped video model moves pictures of the micro model. For panels of another one name a "
+            "video model and its motion weights (--video-model and --motion on the command line)."
+        )
     if path.suffix.lower() == ".mp4":
         try:
             video._ffmpeg()
         except RuntimeError as error:
             raise ValueError(str(error)) from error
-    return video.TransitionPipeline.from_pretrained("micro").to(device)
+    parts = {k: film[k] for k in ("motion", "image_encoder")}
+    return video.TransitionPipeline.from_pretrained(film["model"], **parts).to(device)
 
 
-def _write_video(mover, path, images, panels, seed, fps, progress):
+def _write_video(mover, path, images, panels, recipe, progress):
     from .video import save_video, story_to_video
 
-    mover.set_progress_bar_config(disable=not progress, desc="video", leave=False)
-    save_video(story_to_video(mover, images, panels, seed=seed), path, fps=fps)
+    film = recipe.film
+    before = getattr(mover, "_progress_bar_config", {})
+    mover.set_progress_bar_config(disable=not progress, desc=f"{len(images) - 1} transitions", leave=False)
+    frames = story_to_video(
+        mover, images, panels, num_frames=film["frames"], hold=film["hold"], seed=recipe.seed
+    )
+    mover.set_progress_bar_config(**before)
+    save_video(frames, path, fps=film["fps"])
 
 
 def open_picture(file):
@@ -414,7 +433,7 @@ def unfinished(out, recipe, made, pictures):
         "made": made,
         "pictures": {n: [_hash(i) for i in p] for n, p in pictures.items()},
     }
-    for name in ("layout", "font", "size"):
+    for name in ("layout", "font", "size", "film"):
         parts.pop(name)
     print_ = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
     folder = out.with_name(f"{out.stem}.unfinished-{print_}")

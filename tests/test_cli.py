@@ -285,6 +285,7 @@ def test_keep(run, here):
         (["tell", "story.txt", "--out", "a.png", "--pictures", "Bruno=empty"], "no picture (.png"),
         (["tell", "story.txt", "--out", "a.png", "--video", "a.avi"], "must end in .mp4 or .gif"),
         (["tell", "one.txt", "--out", "a.png", "--video", "a.gif"], "at least two"),
+        (["tell", "story.txt", "--out", "a.png", "--video", "a.gif"], "--video-model and --motion"),
         (["retell", "story.txt", "--out", "a.png"], "no picture that can be read"),
         (["retell", "none.png", "--out", "a.png"], "no file none.png"),
         (["retell", "plain.png", "--out", "a.png"], "does not say how it was made"),
@@ -443,3 +444,92 @@ def test_pictures_of_characters(run, here, monkeypatch):
         "Mia": [9],
     }
     assert read_recipe("a.png")[0].pictures == {"Bruno": ["faces/0.png", "faces/1.png"], "Mia": ["mia.png"]}
+
+
+# ------------------------------------------------------------------------------------------- video
+
+
+class Mover:
+    """Stands for a TransitionPipeline: cross-fades."""
+
+    asked = []
+
+    @classmethod
+    def from_pretrained(cls, name, **parts):
+        cls.asked.append((name, parts))
+        return cls()
+
+    def to(self, device):
+        return self
+
+    def set_progress_bar_config(self, **config):
+        self.config = config
+
+    def __call__(self, firsts, lasts, prompts, num_frames, seed):
+        from types import SimpleNamespace
+
+        self.asked.append((prompts, num_frames, seed))
+        times = [i / (num_frames - 1) for i in range(num_frames)]
+        return [
+            SimpleNamespace(frames=[Image.blend(a, b, t) for t in times])
+            for a, b in zip(firsts, lasts, strict=True)
+        ]
+
+
+@pytest.fixture
+def mover(monkeypatch):
+    from storydiff_lite import video
+
+    Mover.asked = []
+    monkeypatch.setattr(video, "TransitionPipeline", Mover)
+    return Mover
+
+
+FILM = ["--video-model", "somebody/video", "--motion", "m", "--frames", "5", "--hold", "2", "--fps", "5"]
+
+
+def test_a_comic_and_a_video(run, mover):
+    status, out, _ = run("tell", "story.txt", "--out", "a.png", "--video", "a.gif", "--seed", 3, *FILM)
+    assert status == 0 and "a.gif" in out
+    with Image.open("a.gif") as film:
+        milliseconds = 0
+        for i in range(film.n_frames):  # a GIF holds equal frames once, for longer
+            film.seek(i)
+            milliseconds += film.info["duration"]
+    assert milliseconds == 200 * (4 * 2 + 3 * 3)
+    (name, parts), (prompts, frames, seed) = mover.asked
+    assert name == "somebody/video" and parts == {"motion": "m", "image_encoder": None}
+    assert frames == 5 and seed == 3
+    assert prompts[0] == "a cat sitting in the city"  # of the panel that it leads to
+    assert read_recipe("a.png")[0].film["frames"] == 5
+
+
+def test_a_video_is_told_again_from_the_recipe(run, mover):
+    run("tell", "story.txt", "--out", "a.png", "--video", "a.gif", *FILM)
+    assert run("retell", "a.png", "--out", "b.png", "--video", "b.gif")[0] == 0
+    assert Path("a.gif").read_bytes() == Path("b.gif").read_bytes()
+    assert run("retell", "a.png", "--out", "c.png", "--video", "c.gif", "--hold", "3")[0] == 0
+    assert Path("a.gif").read_bytes() != Path("c.gif").read_bytes()
+    assert read_recipe("c.png")[0].film == read_recipe("a.png")[0].film | {"hold": 3}
+
+
+def test_a_video_that_stops_half_way_keeps_the_panels(run, here, mover, monkeypatch):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mover, "__call__", stop)
+        assert run("tell", "story.txt", "--out", "a.png", "--video", "a.gif", *FILM)[0] == 130
+    assert Path("a.png").exists() and not Path("a.gif").exists() and len(leftovers(here)) == 1
+    with monkeypatch.context() as patch:
+        calls = stop_at(patch, 99)
+        assert run("tell", "story.txt", "--out", "a.png", "--video", "a.gif", *FILM)[0] == 0
+        assert calls == []
+    assert Path("a.gif").exists() and leftovers(here) == []
+
+
+def test_no_ffmpeg(run, mover, monkeypatch):
+    """Found out before anything is drawn."""
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    status, _, err = run("tell", "story.txt", "--out", "a.png", "--video", "a.mp4", *FILM)
+    assert status == 1 and "ffmpeg" in err and ".gif" in err and not Path("a.png").exists()
