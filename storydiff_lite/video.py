@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import DiffusionPipeline, MotionAdapter, SparseControlNetModel, UNetMotionModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -158,6 +159,52 @@ def per_frame_states(text, tokens=None, num_frames=None):
     return both.flatten(0, 1)
 
 
+class TokenAttention(nn.Module):
+    """Cross-attention to ``concat(T, P_i)`` with a softmax of its own for each of the two.
+
+    The paper has one. In one softmax our tokens were never read: a U-Net that learnt on text alone compares
+    its queries with text by logits that lie tens apart, and what is new gets a share of zero, and no gradient
+    either. So the tokens have keys and values of their own, and both results are added (IP-Adapter,
+    2308.06721). The values begin at zero: an untrained layer reads the text as before.
+
+    Parameters
+    ----------
+    attn : diffusers Attention
+        The layer that this is a processor of.
+    num_tokens : int
+        How many of the last states are tokens.
+    """
+
+    def __init__(self, attn, num_tokens):
+        super().__init__()
+        self.num_tokens, self.weights, self.keep = num_tokens, None, False
+        self.to_k, self.to_v = (copy.deepcopy(layer) for layer in (attn.to_k, attn.to_v))
+        nn.init.zeros_(self.to_v.weight)
+
+    def forward(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **kwargs):
+        """hidden_states [N, L, D], encoder_hidden_states [N, T + S, C] -> [N, L, D]."""
+        text = encoder_hidden_states[:, : -self.num_tokens]
+        tokens = encoder_hidden_states[:, -self.num_tokens :]
+
+        def heads(x):
+            return x.unflatten(2, (attn.heads, -1)).transpose(1, 2)  # [N, heads, L, d]
+
+        q = heads(attn.to_q(hidden_states))
+        k = heads(self.to_k(tokens))
+        out = F.scaled_dot_product_attention(q, heads(attn.to_k(text)), heads(attn.to_v(text)))
+        out = out + F.scaled_dot_product_attention(q, k, heads(self.to_v(tokens)))
+        if self.keep:  # how much of each token is read, for figures: [N, L, S]
+            self.weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1).mean(1)
+        return attn.to_out[0](out.transpose(1, 2).flatten(2))
+
+
+def read_tokens(unet, num_tokens):
+    """Let every cross-attention layer of a motion U-Net read tokens behind the text (`TokenAttention`)."""
+    for name, module in unet.named_modules():
+        if name.endswith("attn2") and "motion_modules" not in name:
+            module.set_processor(TokenAttention(module, num_tokens).to(unet.device, unet.dtype))
+
+
 class Decoder(nn.Module):
     """The motion U-Net and what tells it of the known frames: it predicts all frames' velocities at once.
 
@@ -175,6 +222,8 @@ class Decoder(nn.Module):
 
     def __init__(self, unet, projection=None, control=None, pin=True):
         super().__init__()
+        if projection is not None:
+            read_tokens(unet, len(projection.place))
         self.unet, self.projection, self.control, self.pin = unet, projection, control, pin
 
     @property
@@ -198,7 +247,7 @@ class Decoder(nn.Module):
         mask : Tensor [B, F]
             1 where a frame is known.
         tokens : Tensor [B, F, S, D], optional
-            Semantic tokens of every frame.
+            Semantic tokens of every frame; zeros by default, where there is a projection.
 
         Returns
         -------
@@ -206,9 +255,12 @@ class Decoder(nn.Module):
         """
         frames = noisy.shape[1]
         m = mask[:, :, None, None, None].to(noisy.dtype)
-        if self.projection is None or tokens is None:
+        if self.projection is None:
             states = per_frame_states(text, num_frames=frames)
         else:
+            if tokens is None:
+                c = self.projection.config
+                tokens = noisy.new_zeros(len(noisy), frames, c.num_tokens, c.token_dim)
             states = per_frame_states(text, self.projection(tokens))
         more = {} if pooled is None else {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": ids}}
         if self.control is not None:
@@ -257,7 +309,7 @@ def sparse_control(unet, heads=5, frames=32) -> SparseControlNetModel:
 # --------------------------------------------------------------------------------------------- files
 
 #: of the U-Net, what learnt here besides the motion modules: parts of parameter names
-CHANGED = ("attn2.", "conv_in")
+CHANGED = ("attn2.to_q", "attn2.to_out", "attn2.processor", "conv_in")
 
 
 @quiet()
@@ -344,12 +396,6 @@ def load_parts(folder, unet):
             f"The motion weights in {folder} were made for a U-Net with the channels {have}; this one has "
             f"{want}. Use an adapter of the same model family."
         )
-    moving = motion_unet(unet, adapter)
-    if (folder / "unet.safetensors").exists():
-        state = {k: v.to(unet.dtype) for k, v in load_file(folder / "unet.safetensors").items()}
-        unknown = moving.load_state_dict(state, strict=False).unexpected_keys
-        if unknown:
-            raise ValueError(f"{folder / 'unet.safetensors'} does not belong to this U-Net: {unknown[0]}.")
     kinds = {
         "projection": TokenProjection,
         "control": SparseControlNetModel,
@@ -365,7 +411,14 @@ def load_parts(folder, unet):
     }
     settings = folder / "decoder.json"
     pin = json.loads(settings.read_text())["pin"] if settings.exists() else False
-    return Decoder(moving, parts["projection"], parts["control"], pin).eval(), parts["predictor"]
+    moving = motion_unet(unet, adapter)
+    decoder = Decoder(moving, parts["projection"], parts["control"], pin)
+    if (folder / "unet.safetensors").exists():
+        state = {k: v.to(unet.dtype) for k, v in load_file(folder / "unet.safetensors").items()}
+        unknown = moving.load_state_dict(state, strict=False).unexpected_keys
+        if unknown:
+            raise ValueError(f"{folder / 'unet.safetensors'} does not belong to this U-Net: {unknown[0]}.")
+    return decoder.eval(), parts["predictor"]
 
 
 # --------------------------------------------------------------------------------------------- the loop

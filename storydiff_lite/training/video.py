@@ -30,6 +30,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -46,7 +47,7 @@ from .unet import Prompts, fastest_attention, noise_schedule, time_ids
 VARIANTS = ("ours", "sparse", "mask")
 FRAMES = video.WINDOW
 #: parts of names of the U-Net's parameters that learn
-LEARNS = ("motion_modules", "attn2.", "conv_in")
+LEARNS = ("motion_modules", *video.CHANGED)
 TRUE_TOKENS, TOKEN_WEIGHT, DROP = 0.3, 0.1, 0.1
 
 
@@ -146,14 +147,14 @@ def build(variant, unet, token_dim=96, num_tokens=16, predictor=None) -> nn.Modu
         raise ValueError(f"There is no variant {variant!r}: choose one of {', '.join(VARIANTS)}.")
     adapter = video.motion_adapter(unet, in_channels=9 if variant == "mask" else None)
     moving = video.motion_unet(unet, adapter)
-    for name, p in moving.named_parameters():
-        p.requires_grad_(any(k in name for k in LEARNS))
     projection = control = None
     if variant == "ours":
         projection = video.TokenProjection(token_dim, num_tokens, unet.config.cross_attention_dim)
     if variant == "sparse":
         control = video.sparse_control(unet).requires_grad_(True)
     net = nn.ModuleDict({"decoder": video.Decoder(moving, projection, control, pin=variant == "ours")})
+    for name, p in moving.named_parameters():
+        p.requires_grad_(any(k in name for k in LEARNS))
     if variant == "ours":
         net["predictor"] = predictor or motion.micro(token_dim, num_tokens)
     return net.to(unet.device)
@@ -275,7 +276,9 @@ def train(
     dims = held["tokens"].shape
     start = start_predictor(folder) if variant == "ours" else None
     net = build(variant, unet, dims[3], dims[2], start)
-    net["decoder"].unet.set_attn_processor(fastest_attention(device))
+    for module in net["decoder"].unet.modules():
+        if isinstance(module, Attention) and not isinstance(module.processor, video.TokenAttention):
+            module.set_processor(fastest_attention(device))
     learner = Learner(net)
     run = Run(
         name or f"video-{variant}",
