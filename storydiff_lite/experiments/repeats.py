@@ -6,8 +6,8 @@ two different ones, alone.
 
 They are not part of the repository.  To make the record again::
 
-    python -m storydiff_lite.training unet --name unet-repeats --steps 2500 --batch 64
-    python -m storydiff_lite.training unet --name unet-no-repeats --no-strips --steps 2500 --batch 64
+    python -m storydiff_lite.training unet --name unet-repeats --steps 2000 --batch 32
+    python -m storydiff_lite.training unet --name unet-no-repeats --no-strips --steps 2000 --batch 32
 """
 
 from __future__ import annotations
