@@ -141,6 +141,35 @@ def test_token_explorer_answers_without_a_kernel(site, chromium):
         assert_clean(visit)
 
 
+def test_motion_scrubber_answers_without_a_kernel(site, chromium):
+    """Chapter 8: frame by frame with the keyboard, another motion; pictures, paths and words go along."""
+    with Visit(chromium) as visit:
+        page = visit.open((site / "notebooks/08-semantic-motion-prediction.html").as_uri())
+        scrubber = page.locator(".motion-scrubber")
+        scrubber.wait_for()
+        slider, motion = scrubber.get_by_label("frame"), scrubber.get_by_label("motion")
+        images, dot = scrubber.locator("img"), scrubber.locator("circle.motion-scrubber-truth")
+        slider.focus()
+        page.keyboard.press("Home")
+        assert scrubber.locator("output").inner_text().startswith("1 of ")
+        seen = [(images.nth(0).get_attribute("alt"), dot.get_attribute("cx"), images.nth(0).screenshot())]
+        for key in ("PageUp", "End"):
+            page.keyboard.press(key)
+            page.wait_for_timeout(200)
+            seen.append(
+                (images.nth(0).get_attribute("alt"), dot.get_attribute("cx"), images.nth(0).screenshot())
+            )
+        assert all(len(set(views)) == 3 for views in zip(*seen, strict=True))
+        last = seen[-1]
+        for k in range(3):  # the ends are known: all three show the last picture, and say so
+            assert "time 1.00" in images.nth(k).get_attribute("alt")
+        motion.select_option(index=1)
+        page.wait_for_timeout(200)
+        assert images.nth(0).screenshot() != last[2] and dot.get_attribute("cx") != last[1]
+        assert scrubber.locator("svg").get_attribute("aria-label")
+        assert_clean(visit)
+
+
 def test_attention_explorer_answers_without_a_kernel(site, chromium):
     """Chapter 6: patches by mouse and by keys, controls, words; in colours and in words."""
     with Visit(chromium) as visit:
