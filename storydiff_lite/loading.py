@@ -352,8 +352,9 @@ def advice(pipe, panels, window):
         said.append(f"window=4: the memory of 4 panels instead of {together}, for a story of any length")
     if not getattr(pipe, "_all_hooks", []) and torch.cuda.is_available():
         said.append(
-            "pipe.enable_model_cpu_offload() instead of pipe.to('cuda'): one part at a time on the GPU "
-            "(then pipe.enable_sequential_cpu_offload(), slower)"
+            "pipe.enable_model_cpu_offload() instead of pipe.to('cuda'): one part at a time on the GPU; "
+            "where that is not enough, pipe.enable_group_offload(torch.device('cuda'), "
+            "offload_type='leaf_level')"
         )
     if pipe.vae is not None and not getattr(pipe.vae, "use_slicing", True):
         said.append("pipe.vae.enable_slicing(): decode the pictures one by one")

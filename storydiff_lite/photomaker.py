@@ -214,16 +214,21 @@ def _add_lora(unet, lora, scale, name):
     """The LoRA in the U-Net, at this strength; other adapters stay as they are."""
     others = list(unet.active_adapters()) if getattr(unet, "peft_config", {}) else []
     state, alphas = StableDiffusionXLPipeline.lora_state_dict(dict(lora), unet_config=unet.config)
-    unet.load_lora_adapter(state, prefix="unet", network_alphas=alphas, adapter_name=name)
+    try:
+        unet.load_lora_adapter(state, prefix="unet", network_alphas=alphas, adapter_name=name)
+        missed = None
+    except (ValueError, RuntimeError, KeyError) as error:  # peft's own errors are of these kinds
+        missed = error
     if name not in getattr(unet, "peft_config", {}):
         raise WeightsError(
-            "The lora_weights fit no layer of this U-Net: expected names such as "
-            f"unet.down_blocks.1.attentions.0...; the first is {min(lora)!r}."
-        )
+            "The lora_weights do not fit this U-Net: expected names such as "
+            f"unet.down_blocks.1.attentions.0... and SDXL's sizes; the first is {min(lora)!r}."
+        ) from missed
     for layer in unet.modules():
         if isinstance(layer, BaseTunerLayer) and name in layer.scaling:
             layer.set_scale(name, scale)
     if name == LORA:
         _switch(unet, False)
-    elif others:
+    else:  # on, also where an adapter before it was switched off
+        unet.enable_adapters()
         unet.set_adapter([*others, name])
