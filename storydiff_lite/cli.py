@@ -37,8 +37,14 @@ def main(arguments=None):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *a, **k: print(f"storydiff: note: {message}", file=sys.stderr)
+        warnings.showwarning = _note
         return _run(args)
+
+
+def _note(message, category, filename, *more):
+    """Say what this package warns of, and not what its libraries say to programmers."""
+    if not {"huggingface_hub", "transformers", "diffusers", "peft"} & set(Path(filename).parts):
+        print(f"storydiff: note: {message}", file=sys.stderr)
 
 
 def _run(args):
@@ -56,7 +62,7 @@ def _run(args):
     except (ValueError, TypeError) as error:
         return _fail(error)
     except RuntimeError as error:
-        if "out of memory" not in str(error).lower():
+        if type(error).__name__ != "OutOfMemoryError":  # torch's: it was not loaded for --help
             raise
         return _fail(
             "out of memory. Draw fewer panels together (--window 4), in half precision (--dtype float16), or "

@@ -322,25 +322,19 @@ def load_pipe(recipe, device="cpu", dtype="float32", offload=False):
 
     Raises
     ------
+    WeightsError
+        A folder that is no pipeline, and whatever else `StoryPipeline.from_pretrained` tells.
     ValueError
-        A folder that is no pipeline; a device that there is not.
+        A device that there is not.
     """
-    name = recipe.model
-    if name != "micro" and (Path(name).exists() or len(Path(name).parts) != 2):
-        if not Path(name).is_dir():
-            raise ValueError(
-                f"There is no model folder {name}. Give 'micro', a folder in the layout of diffusers, or the "
-                "name of a model on the hub (owner/name)."
-            )
-        if not Path(name, "model_index.json").is_file():
-            raise ValueError(
-                f"{name} is no pipeline folder: there is no model_index.json in it. A pipeline folder is "
-                "what save_pretrained writes, with unet, vae, text_encoder, text_encoder_2, ... in it."
-            )
+    if len(Path(recipe.model).parts) != 2 and recipe.model != "micro" and not Path(recipe.model).exists():
+        raise ValueError(
+            f"There is no model {recipe.model}. Give 'micro', a folder in the layout of diffusers, or the "
+            "name of a model on the hub (owner/name)."
+        )
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"There is no device {device!r} here: no CUDA GPU was found. Leave --device out.")
-    more = {} if name == "micro" else {"use_safetensors": True}
-    pipe = StoryPipeline.from_pretrained(name, dtype=getattr(torch, dtype), **more)
+    pipe = StoryPipeline.from_pretrained(recipe.model, dtype=getattr(torch, dtype))
     if recipe.pictures:
         pipe.load_identity(recipe.identity)
     if offload:

@@ -273,8 +273,8 @@ def test_keep(run, here):
         (["tell", "story.txt", "--out", "nowhere/a.png"], "folder nowhere of the output is not there"),
         (["tell", "story.txt", "--out", "folder.png"], "is a folder"),
         (["tell", "story.txt", "--out", "a.png", "--model", "empty"], "no model_index.json"),
-        (["tell", "story.txt", "--out", "a.png", "--model", "./none"], "no model folder"),
-        (["tell", "story.txt", "--out", "a.png", "--model", "story.txt"], "no model folder"),
+        (["tell", "story.txt", "--out", "a.png", "--model", "./none"], "There is no model"),
+        (["tell", "story.txt", "--out", "a.png", "--model", "story.txt"], "not a safetensors"),
         (["tell", "story.txt", "--out", "a.png", "--seed", "-1"], "The seed is -1"),
         (["tell", "story.txt", "--out", "a.png", "--consistency", "2"], "between 0 and 1"),
         (["tell", "story.txt", "--out", "a.png", "--steps", "0"], "at least 1"),
@@ -372,6 +372,20 @@ def test_out_of_memory_says_what_to_switch_on(run, monkeypatch):
     stop_at(monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
     status, _, err = run("tell", "story.txt", "--out", "a.png")
     assert status == 1 and "--window 4" in err and "--offload" in err
+
+
+def test_notes_are_of_this_package(run, monkeypatch):
+    import warnings
+
+    def warn(self, *args, **kwargs):
+        warnings.warn("words were cut", stacklevel=1)
+        warnings.warn_explicit("old argument", UserWarning, "lib/site-packages/diffusers/x.py", 1)
+        warnings.warn("soon gone", DeprecationWarning, stacklevel=1)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("storydiff_lite.pipeline.StoryPipeline._tell", warn)
+    _, _, err = run("tell", "story.txt", "--out", "a.png")
+    assert "note: words were cut" in err and "old argument" not in err and "soon gone" not in err
 
 
 def test_no_gpu(run, monkeypatch):
