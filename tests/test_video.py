@@ -131,6 +131,29 @@ def test_only_what_should_learns(unet):
         training.build("other", unet)
 
 
+@torch.no_grad()
+def test_tokens_are_read_by_a_softmax_of_their_own(unet):
+    """Against plain attention to the text, plus plain attention to the tokens with their own matrices."""
+    moving = video.motion_unet(unet, video.motion_adapter(unet))
+    layer = moving.mid_block.attentions[0].transformer_blocks[0].attn2
+    x, text, tokens = randn(2, 5, 160), randn(2, 7, 96, seed=1), randn(2, 3, 96, seed=2)
+    alone = layer(x, text)
+    video.read_tokens(moving, 3)
+    both = torch.cat([text, tokens], 1)
+    assert torch.allclose(layer(x, both), alone, atol=1e-5)  # values begin at zero
+    torch.nn.init.normal_(layer.processor.to_v.weight, std=0.1)
+    layer.processor.keep = True
+    got = layer(x, both)
+    q, k, v = (
+        y.unflatten(2, (layer.heads, -1)).transpose(1, 2)
+        for y in (layer.to_q(x), layer.processor.to_k(tokens), layer.processor.to_v(tokens))
+    )
+    weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+    more = (weights @ v).transpose(1, 2).flatten(2) @ layer.to_out[0].weight.T
+    assert torch.allclose(got, alone + more, atol=1e-4) and more.abs().max() > 0.01
+    assert torch.allclose(layer.processor.weights, weights.mean(1), atol=1e-5)
+
+
 # ------------------------------------------------------------------------------------------ the loop
 @pytest.mark.parametrize("frames,window", [(2, 16), (16, 16), (17, 16), (40, 16), (23, 5), (100, 16)])
 def test_deal_gives_every_pass_both_ends_and_every_frame_a_pass(frames, window):
@@ -189,11 +212,19 @@ def test_long_videos_need_no_longer_passes():
     assert x[:, 1:-1].abs().max() < 1e-3
 
 
+def wake(decoder):
+    """The tokens' values, which begin at zero."""
+    for name, p in decoder.named_parameters():
+        if "processor.to_v" in name:
+            torch.nn.init.normal_(p, std=0.1)
+
+
 # ------------------------------------------------------------------------------------------ the pipeline
 def parts_folder(folder, unet, predictor=True):
     """Untrained motion weights in the layout of the shipped ones."""
     torch.manual_seed(0)
     net = training.build("ours", unet, 384, 16)
+    wake(net["decoder"])
     video.save_parts(folder, net["decoder"], net["predictor"] if predictor else None)
     return folder
 
@@ -389,7 +420,8 @@ def test_animatediff_weights_load_into_the_same_pipeline(published):
 def test_tokens_of_a_real_image_encoder_are_read_once_a_projection_is_there(published, tmp_path):
     unet = UNet2DConditionModel.from_pretrained(published / "sd" / "unet")
     decoder, _ = video.load_parts(published / "adapter", unet)
-    decoder.projection = video.TokenProjection(4 * 48, 16, 32)
+    decoder = video.Decoder(decoder.unet, video.TokenProjection(4 * 48, 16, 32))
+    wake(decoder)
     predictor = motion.SemanticMotionPredictor(4 * 48, 16, width=32, layers=1, heads=2)
     video.save_parts(tmp_path, decoder, predictor)
     pipe = TransitionPipeline.from_pretrained(
