@@ -114,3 +114,11 @@ def test_the_role_says(results, name, said):
 def test_the_role_says_what_is_missing(results, name, words):
     with pytest.raises(LookupError, match=re.escape(words)):
         measured.say(name, results)
+
+
+def test_claims_by_status():
+    found = measured.by_status(PAGE)
+    assert set(found) <= set(STATUS) and sorted(sum(found.values(), [])) == sorted(CLAIMS)
+    assert (
+        measured.anchor("Equation 1: self-attention of one image") == "equation-1-self-attention-of-one-image"
+    )

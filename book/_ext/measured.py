@@ -5,14 +5,18 @@ setting in ``book/results/sharing.json``. Any other place is named by its keys, 
 stories```, and a number in a list by its place, from 0. With spaces around the sign, ``a | b - c | d`` is the
 difference of two means, ``a | b / c | d`` the ratio of two numbers. What there is not is a warning, and then
 `jupyter-book build -W` fails.
+
+The directive ``{claims}`` lists the claims of its page, by their status.
 """
 
 import json
+import re
 from pathlib import Path
 
 from docutils import nodes
+from docutils.statemachine import StringList
 from sphinx.util import logging
-from sphinx.util.docutils import SphinxRole
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +77,34 @@ class Measured(SphinxRole):
         return [nodes.inline(self.rawtext, text, classes=["measured"])], []
 
 
+def by_status(page: str) -> dict[str, list[str]]:
+    """Status -> titles of the claims of a page: its ``###`` headings, each with one ``Status: **...**``."""
+    found = {}
+    for part in re.split(r"^### ", page, flags=re.M)[1:]:
+        title, text = part.split("\n", 1)
+        status = re.search(r"Status: \*\*([^*]+)\*\*", text)
+        found.setdefault(status[1] if status else "no status", []).append(title.strip())
+    return found
+
+
+def anchor(title: str) -> str:
+    """As MyST makes it of a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+class Claims(SphinxDirective):
+    def run(self):
+        page = Path(self.env.doc2path(self.env.docname)).read_text(encoding="utf-8")
+        lines = []
+        for status, titles in by_status(page).items():
+            linked = "; ".join(f"[{title}](#{anchor(title)})" for title in titles)
+            lines += [f"- **{status}** ({len(titles)}): {linked}"]
+        box = nodes.container()
+        self.state.nested_parse(StringList(lines, source="claims"), 0, box)
+        return box.children
+
+
 def setup(app):
     app.add_role("measured", Measured())
+    app.add_directive("claims", Claims)
     return {"parallel_read_safe": True, "parallel_write_safe": True, "version": "1"}
