@@ -30,6 +30,7 @@ from ..judge import JudgeNet
 from ..motion import SemanticMotionPredictor
 from . import clip, identity, ip_adapter, judge, motion, unet, vae, video
 from .common import machine
+from .processes import join
 
 #: optimizer steps on a CPU; a GPU does ten times as many in a fraction of the time
 STEPS = {"vae": 1600, "clip": 1200, "judge": 1400, "decoder": 2400, "unet": 7200}
@@ -37,6 +38,8 @@ STEPS = {"vae": 1600, "clip": 1200, "judge": 1400, "decoder": 2400, "unet": 7200
 BATCH = {"vae": 8, "decoder": 8, "clip": 96, "judge": 64, "unet": 32}
 #: parts that the pipeline can do without
 MORE = {"identity": 2550, "identity_no_lora": 2550, "ip_adapter": 2000, "motion": 3000}
+#: parts whose training several processes can share
+SHARED = ("vae", "decoder", "unet")
 PARTS = ("vae", "clip", "judge", "decoder", "unet", *MORE, "pack", "pack-further")
 DATA = {
     "vae": "7,000 samples of StoryWorld (seeds train/0 ...): pictures of one or two characters, comic strips",
@@ -417,6 +420,11 @@ def main(argv=None):
         p.error(f"--again begins with the packed U-Net; it says nothing about {a.part}")
     if a.threads:
         torch.set_num_threads(a.threads)
+    processes = join(a.device)
+    if processes.count > 1:
+        if a.part not in SHARED:
+            p.error(f"{a.part} is trained by one process; several can share {', '.join(SHARED)}")
+        a.device = str(processes.device)
     steps = STEPS | MORE
     for name in steps:  # a part that was trained stays as long as it was trained
         if (done := finished(a.folder, name)) is not None:
@@ -438,7 +446,8 @@ def main(argv=None):
         write_cards(parts, pack_further(parts))
     else:
         _, run, heldout = getattr(parts, a.part)
-        print(f"{a.part}: {run.done} steps, {run.seconds:.0f} s, held out: {rounded(heldout)}")
+        if processes.rank == 0:
+            print(f"{a.part}: {run.done} steps, {run.seconds:.0f} s, held out: {rounded(heldout)}")
 
 
 def finished(folder, part):

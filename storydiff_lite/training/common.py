@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm.auto import tqdm
 
+from .processes import join
+
 
 def orthogonalize(g: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """The nearest semi-orthogonal matrices to ``g`` [..., m, n]: a quintic Newton-Schulz iteration."""
@@ -142,6 +144,9 @@ class Run:
         facts=None,
     ):
         self.budget, self.facts = seconds, {"machine": machine()} | (facts or {})
+        self.processes = join(next(model.parameters()).device)
+        if self.processes.count > 1:
+            self.facts["processes"] = self.processes.count
         self.name, self.model, self.total, self.warmup, self.cooldown, self.seed = (
             name,
             model,
@@ -171,13 +176,20 @@ class Run:
         """Yield step numbers from where the last checkpoint stopped; saves on the way and at the end."""
         last = time.time()
         bar = tqdm(
-            range(self.done, self.total), initial=self.done, total=self.total, desc=self.name, mininterval=10
+            range(self.done, self.total),
+            initial=self.done,
+            total=self.total,
+            desc=self.name,
+            mininterval=10,
+            disable=self.processes.rank > 0,
         )
         started, before, begun = time.time(), self.seconds, self.done
         for i in bar:
             torch.manual_seed(self.seed * 1_000_003 + i)  # a resumed run sees the same noise
             yield i
             self.seconds = before + time.time() - started
+            if self.budget:
+                self.seconds = self.processes.seconds(self.seconds)
             if self.spent() >= 1:
                 break
             if time.time() - last > self.save_every:
@@ -189,6 +201,7 @@ class Run:
     def update(self, loss, i, **numbers):
         """Backward, an optimizer step, a step of the average; logs ``numbers`` every 20 steps."""
         loss.backward()
+        self.processes.average([p.grad for p in self.model.parameters() if p.grad is not None])
         norm = self.optimizer.step(self.scale(i))
         self.done = i + 1
         if self.ema:
@@ -199,8 +212,8 @@ class Run:
                 )
         if i % 20 == 0:
             self.log.append(
-                {"step": i, "loss": round(float(loss.detach()), 5), "norm": round(norm, 3)}
-                | {k: round(float(torch.as_tensor(v).detach()), 5) for k, v in numbers.items()}
+                {"step": i, "loss": round(self.processes.mean(loss), 5), "norm": round(norm, 3)}
+                | {k: round(self.processes.mean(v), 5) for k, v in numbers.items()}
             )
 
     def averaged(self):
@@ -210,6 +223,8 @@ class Run:
         return self.model
 
     def save(self):
+        if self.processes.rank > 0:
+            return
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.items()}
         tensors |= {f"opt.{n}.{k}": v for n, s in self.optimizer.state.items() for k, v in s.items()}

@@ -80,7 +80,7 @@ def pool(split: str, n: int, size: int, mix=None, cache="checkpoints"):
             return samples, torch.from_numpy(np.array(a[: len(flat)]))
     a = np.stack(on_all_cores(partial(draw, size=size), flat, f"drawing {split}"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+    part = path.with_suffix(f".{os.getpid()}.part")
     with part.open("wb") as f:
         np.save(f, a)
     part.replace(path)

@@ -157,19 +157,22 @@ def importances(samples, folder):
     return load_file(path)["importance"]
 
 
-def velocity_loss(unet, schedule, x, states, pooled, ids, device, late=False, weight=None):
+def velocity_loss(unet, schedule, x, states, pooled, ids, device, late=False, weight=None, mine=slice(None)):
     """Mean squared error of the velocity at random times (2202.00512, section 4); x [B, 4, h, w].
 
     Times are uniform, or with ``late`` the later of two uniform ones, so that high noise comes more often.
-    ``weight`` [B, 1, h, w] says how much each place counts.
+    ``weight`` [B, 1, h, w] says how much each place counts.  Of a batch that several processes share, the
+    rows ``mine`` are computed, and states, pooled text and ids are theirs alone; the mean of the processes'
+    losses is that of the batch.
     """
     noise = torch.randn_like(x)
     t = torch.randint(0, schedule.config.num_train_timesteps, (1 + late, len(x)), device=device).amax(0)
     noisy, target = schedule.add_noise(x, noise, t), schedule.get_velocity(x, noise, t)
+    noisy, target, t = noisy[mine], target[mine], t[mine]
     with autocast(device):
         v = unet(noisy, t, states, added_cond_kwargs={"text_embeds": pooled, "time_ids": ids}).sample
     error = (v.float() - target).square()
-    return error.mean() if weight is None else (error * weight).mean() / weight.mean()
+    return error.mean() if weight is None else (error * weight[mine]).mean() / weight.mean()
 
 
 @torch.no_grad()
@@ -266,17 +269,18 @@ def train(
         facts={"batch": batch, "strips": strips, "channels": list(channels)},
     )
     mix = data.MIX if strips else {"single": 0.85, "pair": 0.12, "empty": 0.03}
-    samples, pixels = data.pool("train", pictures, size, mix, folder)
-    latents, starts = latent_pool(vae.to(device), samples, pixels, device, folder)
-    del pixels
-    latents = (latents.float() * scale).half()
-    weights = importances(samples, folder)
-    if strips:
-        four, pixels = data.pool("train", pages, size, {"page": 1}, folder)
-        quarters = (latent_pool(vae, four, pixels, device, folder)[0].float() * scale).half()
-        quarters = quarters.unflatten(0, (pages, 4))  # [pages, 4, 4, 16, 16]
-        heavy = importances(four, folder).unflatten(0, (pages, 4))
+    with run.processes.first():
+        samples, pixels = data.pool("train", pictures, size, mix, folder)
+        latents, starts = latent_pool(vae.to(device), samples, pixels, device, folder)
         del pixels
+        latents = (latents.float() * scale).half()
+        weights = importances(samples, folder)
+        if strips:
+            four, pixels = data.pool("train", pages, size, {"page": 1}, folder)
+            quarters = (latent_pool(vae, four, pixels, device, folder)[0].float() * scale).half()
+            quarters = quarters.unflatten(0, (pages, 4))  # [pages, 4, 4, 16, 16]
+            heavy = importances(four, folder).unflatten(0, (pages, 4))
+            del pixels
     wide = [i for i, s in enumerate(samples) if len(s) == 2]
     square = [i for i, s in enumerate(samples) if len(s) == 1]
     schedule = noise_schedule()
@@ -306,17 +310,19 @@ def train(
         # a comic is told its canvas or the size of one panel: panels drawn one by one have that size too
         canvas = time_ids(x.shape[2] * size // 16, x.shape[3] * size // 16)
         ids = [canvas if not several or rng.random() < 0.5 else time_ids(size, size) for _ in some]
-        states, pooled = prompts([caption(s, rng) for s in some])
+        mine = run.processes.mine(len(some))
+        states, pooled = prompts([caption(s, rng) for s in some][mine])
         loss = velocity_loss(
             unet,
             schedule,
             x.float().to(device),
             states,
             pooled,
-            torch.tensor(ids, device=device, dtype=torch.float32),
+            torch.tensor(ids[mine], device=device, dtype=torch.float32),
             device,
             late=several,
             weight=weight.float().to(device),
+            mine=mine,
         )
         run.update(loss, i)
         if peek and i and i % 500 == 0:

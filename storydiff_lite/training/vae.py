@@ -94,13 +94,15 @@ def train(
         )
     else:
         run = Run(name or "vae", vae, steps, lr, muon=muon, seed=seed, folder=folder, cooldown=0.5)
-    _, pixels = data.pool("train", pictures, size, data.MIX, folder)
+    with run.processes.first():
+        _, pixels = data.pool("train", pictures, size, data.MIX, folder)
+    mine = run.processes.mine(batch)
     for i in run.steps():
-        x = data.to_float(pixels[torch.randint(len(pixels), (batch,))]).to(device)
+        x = data.to_float(pixels[torch.randint(len(pixels), (batch,))])[mine].to(device)
         with autocast(device):
             with torch.set_grad_enabled(not decoder_only):
                 p = vae.encode(x).latent_dist
-            z = p.mode() if decoder_only else p.mean + p.std * torch.randn_like(p.mean)
+            z = p.mode() if decoder_only else p.mean + p.std * run.processes.noise(p.mean, batch)
             y = vae.decode(z).sample
         y = y.float()
         loss = loss_of(y, x) + (0 if decoder_only else 1e-5 * p.kl().mean() / z[0].numel())
