@@ -159,7 +159,7 @@ def config_of(state):
     )
 
 
-def attach(state, lora, unet, lora_scale=1.0, lora_steps="all"):
+def attach(state, lora, unet, lora_scale=1.0, lora_steps="all", config=None):
     """Make the encoder, and put the LoRA into the U-Net.
 
     Parameters
@@ -171,6 +171,8 @@ def attach(state, lora, unet, lora_scale=1.0, lora_steps="all"):
         0 leaves the LoRA out.
     lora_steps : {"all", "identity"}
         As of ``StoryPipeline.load_photomaker_adapter``.
+    config : CLIPVisionConfig, optional
+        Of an encoder whose heads are not PhotoMaker's, 64 numbers each; `config_of` by default.
 
     Returns
     -------
@@ -184,7 +186,7 @@ def attach(state, lora, unet, lora_scale=1.0, lora_steps="all"):
     ValueError
         The encoder's tokens are not as wide as what the U-Net reads.
     """
-    config = config_of(state)
+    config = config_of(state) if config is None else config
     width, wanted = config.projection_dim + config.projection_dim_2, unet.config.cross_attention_dim
     if width != wanted:
         raise ValueError(
