@@ -418,7 +418,7 @@ def check_output(path, endings):
 
 
 def unfinished(out, recipe, made, pictures):
-    """The folder of a run beside its output, made if it is not there.
+    """The folder of a run beside its output; it is made when there is something to keep.
 
     Its name holds a fingerprint of all that the panels depend on, so that another story never goes on from
     this one's panels.
@@ -430,9 +430,7 @@ def unfinished(out, recipe, made, pictures):
     for name in ("layout", "font", "size", "film"):
         parts.pop(name)
     print_ = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
-    folder = out.with_name(f"{out.stem}.unfinished-{print_}")
-    folder.mkdir(exist_ok=True)
-    return folder
+    return out.with_name(f"{out.stem}.unfinished-{print_}")
 
 
 # ------------------------------------------------------------------------------------------------- the recipe
