@@ -9,6 +9,7 @@ from . import (
     failures,
     identity,
     long_stories,
+    lora,
     records,
     repeats,
     sharing,
@@ -20,7 +21,18 @@ from .records import load, mean_and_interval, summary
 
 EXPERIMENTS = {
     module.__name__.rpartition(".")[2]: module.EXPERIMENT
-    for module in (consistency, identity, sharing, failures, comparison, long_stories, repeats, video, cast)
+    for module in (
+        consistency,
+        identity,
+        lora,
+        sharing,
+        failures,
+        comparison,
+        long_stories,
+        repeats,
+        video,
+        cast,
+    )
 }
 
 __all__ = [

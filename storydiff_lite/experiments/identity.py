@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from .. import weights, world
+from .. import world
 from ..judge import FREE, StoryJudge, faithfulness
 from ..pipeline import StoryPipeline
 from ..training.identity import withheld
@@ -34,7 +34,6 @@ def identity_settings() -> dict[str, dict]:
     for share in (0.0, 0.4, 0.6, 0.8):  # 0.2 is the default, and stands above
         out[f"4 pictures, after {share:.0%}"] = {"references": 4, "start_merge_step": share}
     out["4 pictures, LoRA switched off"] = {"references": 4, "lora": False}
-    out["4 pictures, trained without LoRA"] = {"references": 4, "encoder": "identity_no_lora"}
     out["2 pictures of each of two"] = {"references": 4, "others": 2}
     out["4 pictures of another species"] = {"references": 4, "others": 4}
     return out
@@ -103,8 +102,7 @@ def identity(stories=100, device="cpu", only=None):
 
     def rows_of(setting):
         setting = dict(setting)
-        encoder = weights.path(setting.pop("encoder", "identity"))
-        pipe.load_identity(encoder, lora=setting.pop("lora", True))
+        pipe.load_identity("micro", lora=setting.pop("lora", True))
         return measure_identity(pipe, judge, albums, num_inference_steps=STEPS, **setting)
 
     return sweep(record, identity_settings(), rows_of, KINDS, only)
@@ -114,5 +112,5 @@ EXPERIMENT = Experiment(
     identity,
     ("identity.py", "tokens.py", "guidance.py", "pipeline.py", "judge.py"),
     (people, identity_settings, measure_identity),
-    ("micro", "judge", "identity", "identity_no_lora"),
+    ("micro", "judge", "identity"),
 )
