@@ -168,7 +168,15 @@ def _begun(record):
 
 
 def _write(path, record):
-    text = json.dumps(record, indent=1, default=str)
+    rest = json.dumps({k: v for k, v in record.items() if k != "rows"}, indent=1, default=str)
+    text = rest.removesuffix("\n}")  # and the rows, of which there are many, each on one line
+    rows = [
+        f"  {json.dumps(name)}: [\n"
+        + ",\n".join("   " + json.dumps(row, default=str, separators=(",", ":")) for row in some)
+        + "\n  ]"
+        for name, some in record["rows"].items()
+    ]
+    text += ',\n "rows": {\n' + ",\n".join(rows) + "\n }\n}\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     weights.atomic_save(path, lambda to: to.write_text(text))
 
