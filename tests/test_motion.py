@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from storydiff_lite import clips, motion
+from storydiff_lite import clips, experiments, motion
+from storydiff_lite.experiments import motion as record_of_motion
 from storydiff_lite.motion import SemanticMotionPredictor, interpolate, semantic_tokens
 from storydiff_lite.training import __main__ as train_main
 from storydiff_lite.training import motion as training
@@ -245,3 +246,41 @@ def test_the_command_line_trains_and_reports(tmp_path, monkeypatch, capsys, enco
 class _Net:
     def __init__(self, vision):
         self.vision = vision
+
+
+# ------------------------------------------------------------------------------------------ the record
+
+
+def test_measures_of_a_path():
+    """True tokens: no error, right times; tokens that stay at the start: parts are where they began."""
+    clip = clips.specimen("heldout", 0)
+    parts = record_of_motion.places(clip, 9)
+    truth = torch.arange(9.0).view(9, 1, 1).expand(9, 2, 3) ** 2
+    right = record_of_motion.measure_motion(truth[::2], truth, parts)
+    assert right == {"error": 0, "timing": 0}
+    stays = record_of_motion.measure_motion(truth[:1].expand(5, 2, 3), truth, parts)
+    far = np.linalg.norm(parts[:1] - parts[::2], axis=-1)[1:-1].mean()
+    assert stays["timing"] == pytest.approx(far) and stays["error"] > 1
+
+
+def test_the_record_follows_from_its_rows():
+    record = experiments.load("motion")
+    assert record["stories"] == experiments.EXPERIMENTS["motion"].stories
+    assert set(record["rows"]) == set(record["summary"]) == set(record["settings"])
+    for setting, rows in record["rows"].items():
+        assert [r["seed"] for r in rows] == list(range(record["stories"]))
+        for kind in ("error", "timing"):
+            again = experiments.mean_and_interval([r[kind] for r in rows])
+            assert record["summary"][setting][kind] == pytest.approx(again, abs=2e-4)
+            for k, name in enumerate(clips.KINDS):
+                again = experiments.mean_and_interval([r[kind] for r in rows[k::7]])
+                assert record["summary"][setting][f"{kind}.{name}"] == pytest.approx(again, abs=2e-4)
+    assert all(r["error"] == pytest.approx(1) for r in record["rows"]["straight line"])
+
+
+def test_the_shipped_predictor_beats_the_straight_line():
+    """Over all clips and for every kind of motion, with intervals that do not touch."""
+    found, line = (experiments.load("motion")["summary"][k] for k in ("predicted", "straight line"))
+    for name in ("error", *(f"error.{k}" for k in clips.KINDS)):
+        assert found[name][2] < 1, name
+    assert found["timing"][2] < line["timing"][1]

@@ -24,7 +24,7 @@ from ..pipeline import StoryPipeline
 from ..training.unet import build
 from .consistency import measure, story
 from .records import Experiment, header, sweep
-from .sharing import KINDS, STEPS, by_story, copying, repeated
+from .sharing import KINDS, SEEDS, STEPS, by_story, copying, repeated
 
 UNETS = {"with repeats": "unet-repeats", "without repeats": "unet-no-repeats"}
 
@@ -58,6 +58,7 @@ def repeats(stories=20, device="cpu", only=None):
     judge, unets = StoryJudge.load(device=device), {name: trained(name) for name in UNETS}
     told, seeds = repeated([story(i) for i in range(stories)])
     record = header("repeats", stories, 4, steps=STEPS) | EXPERIMENT.fingerprint()
+    record["seeds"] = f"{SEEDS} a story: 0.., 100.., 200.."
     record["unets"] = {name: known for name, (_, known) in unets.items()}
 
     def rows_of(setting):
