@@ -24,12 +24,8 @@ ENCODERS = {"with LoRA": "with-lora", "without LoRA": "without-lora"}
 
 
 def lora_settings() -> dict[str, dict]:
-    """Name -> which encoder, and when its identity comes in."""
-    return {
-        f"{name}, after {share:.0%}": {"encoder": name, "references": 4, "start_merge_step": share}
-        for name in ENCODERS
-        for share in (0.2, 0.0)
-    }
+    """Name -> which encoder; four pictures."""
+    return {name: {"encoder": name, "references": 4} for name in ENCODERS}
 
 
 def encoder_folder(name: str, folder="checkpoints") -> Path:
