@@ -380,7 +380,7 @@ def _write_video(mover, path, images, panels, recipe, progress):
         mover, images, panels, num_frames=film["frames"], hold=film["hold"], seed=recipe.seed
     )
     mover.set_progress_bar_config(**before)
-    save_video(frames, path, fps=film["fps"])
+    save_video(frames, path, fps=film["fps"], progress=progress)
 
 
 def open_picture(file):

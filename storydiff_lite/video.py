@@ -886,7 +886,7 @@ def story_to_video(pipe, images, panels, num_frames=16, hold=4, **settings):
 # --------------------------------------------------------------------------------------------- video files
 
 
-def save_video(frames, path, fps=8, height=256):
+def save_video(frames, path, fps=8, height=256, progress=True):
     """Write frames as a GIF or an MP4, whole or not at all.
 
     Parameters
@@ -898,6 +898,8 @@ def save_video(frames, path, fps=8, height=256):
         Frames a second.
     height : int
         Small frames are enlarged, by a whole factor, to at most this height.
+    progress : bool
+        Show a bar.
 
     Returns
     -------
@@ -926,7 +928,7 @@ def save_video(frames, path, fps=8, height=256):
         f.convert("RGB").resize((f.width * factor, f.height * factor), Image.Resampling.NEAREST)
         for f in frames
     ]
-    bar = tqdm(big, desc=path.name, leave=False)
+    bar = tqdm(big, desc=path.name, leave=False, disable=not progress)
     if kind == ".gif":
 
         def write(to):
@@ -989,7 +991,7 @@ def player_html(frames, alt, caption=None, fps=8, height=256, width=None) -> str
     if not isinstance(alt, str) or not alt.strip():
         raise ValueError("A video needs words for readers who cannot see it: alt='what happens'.")
     with tempfile.TemporaryDirectory() as folder:
-        data = save_video(frames, Path(folder) / "video.mp4", fps, height).read_bytes()
+        data = save_video(frames, Path(folder) / "video.mp4", fps, height, progress=False).read_bytes()
     url = f"data:video/mp4;base64,{base64.b64encode(data).decode()}"
     poster, (w, h) = data_url(frames[len(frames) // 2])
     shown, words = width or w, html.escape(alt, quote=True)
