@@ -40,7 +40,7 @@ def test_record_is_fresh(name):
 SIZES = {"sharing": (20, 3), "failures": (20, 3), "repeats": (20, 3), "long_stories": (8, 1)}
 
 
-@pytest.mark.parametrize("name", [n for n in experiments.EXPERIMENTS if n not in ("video", "cast")])
+@pytest.mark.parametrize("name", [n for n in experiments.EXPERIMENTS if n not in ("video", "cast", "motion")])
 def test_summaries_follow_from_the_rows(name):
     """Stories are the sample: one that was told under several seeds counts once.  (Records of other kinds:
     test_video.py, test_cast.py.)"""

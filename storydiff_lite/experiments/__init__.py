@@ -10,6 +10,7 @@ from . import (
     identity,
     long_stories,
     lora,
+    motion,
     records,
     repeats,
     sharing,
@@ -30,6 +31,7 @@ EXPERIMENTS = {
         comparison,
         long_stories,
         repeats,
+        motion,
         video,
         cast,
     )

@@ -75,7 +75,7 @@ def run_motion(stories: int = 350, device="cpu") -> dict:
     """The record: ``stories`` held-out clips, the kinds by turns."""
     folder = weights.path("micro") / "image_encoder"
     encoder = CLIPVisionModelWithProjection.from_pretrained(folder).float().to(device).eval()
-    net = SemanticMotionPredictor.from_pretrained(weights.path("motion") / "predictor").float().to(device)
+    net = SemanticMotionPredictor.from_pretrained(weights.path("video") / "predictor").float().to(device)
     some, pixels = clip_pool("heldout", stories, FINE, SIZE)
     truth = token_pool(encoder, pixels, device, dtype=torch.float32)
     parts = [places(c, FINE) for c in some]
@@ -98,6 +98,6 @@ EXPERIMENT = Experiment(
     run_motion,
     files=("clips.py", "motion.py"),
     functions=(measure_motion, nearest, places, by_kind, relative_error, draw_clip),
-    weights=("micro", "motion"),
+    weights=("micro", "video"),
     stories=350,
 )
