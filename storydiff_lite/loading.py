@@ -82,7 +82,14 @@ class Loading:
         if path.exists() or not str(file).startswith("http"):
             check_single_file(path)
             file = str(path)
-        with explained(file):
+        alone = None
+        if "config" not in kwargs:
+            alone = (
+                f"{Path(file).name} holds weights alone. Its configurations and tokenizers are SDXL base's, "
+                "on the hub, which cannot be reached: give a folder in the SDXL layout that has them, "
+                "from_single_file(file, config=folder)."
+            )
+        with explained(file, alone):
             return super().from_single_file(file, **kwargs)
 
     def load_photomaker_adapter(
@@ -276,10 +283,17 @@ def _nowhere(name):
 class explained:  # noqa: N801  (reads as a statement: with explained(name))
     """Within this block, what the network, the hub or the disk refuse becomes a `WeightsError` that says what
     to do.
+
+    Parameters
+    ----------
+    name : str or Path
+        What is loaded.
+    unreachable : str, optional
+        What to say where the hub would have been needed for something else.
     """
 
-    def __init__(self, name):
-        self.name = name
+    def __init__(self, name, unreachable=None):
+        self.name, self.unreachable = name, unreachable
 
     def __enter__(self):
         return self
@@ -328,8 +342,9 @@ class explained:  # noqa: N801  (reads as a statement: with explained(name))
             ) from error
         if isinstance(error, HfHubHTTPError) or any(word in text for word in reach):
             raise WeightsError(
-                f"{self.name} could not be fetched: the hub cannot be reached. Give a folder that is on this "
-                "machine, or try again with a network; what was fetched is kept."
+                self.unreachable
+                or f"{self.name} could not be fetched: the hub cannot be reached. Give a folder that is on "
+                "this machine, or try again with a network; what was fetched is kept."
             ) from error
 
 
@@ -362,7 +377,9 @@ def advice(pipe, panels, window):
         said.append("pipe.vae.enable_tiling(): decode each picture in tiles")
     if 1 < together <= 4:
         said.append(f"fewer panels at once: window={together - 1} or less")
-    said.append("smaller pictures: height=768, width=768")
+    size = pipe.unet.config.sample_size
+    if isinstance(size, int) and size * pipe.vae_scale_factor > 768:
+        said.append("smaller pictures: height=768, width=768")
     return said
 
 
