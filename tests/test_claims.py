@@ -80,7 +80,10 @@ def test_no_number_is_typed():
 
 @pytest.fixture
 def results(tmp_path):
-    summary = {"on": {"agreement": [0.512, 0.4, 0.6]}, "off": {"agreement": [0.2, 0.1, 0.3]}}
+    summary = {
+        "on": {"agreement": [0.512, 0.4, 0.6]},
+        "off": {"agreement": [0.2, 0.1, 0.3], "place": [0.01, 0.009, 0.011]},
+    }
     record = {"stories": 20, "cost": [{"bytes": 100}, {"bytes": 105}], "summary": summary, "speed": 1.23456}
     (tmp_path / "r.json").write_text(json.dumps(record))
     return tmp_path
@@ -90,6 +93,8 @@ def results(tmp_path):
     "name, said",
     [
         ("r | on | agreement", "0.51 (0.40 to 0.60)"),
+        ("r | off | place", "0.010 (0.009 to 0.011)"),
+        ("r > on > agreement", "0.51 (0.40 to 0.60)"),
         ("r|stories", "20"),
         ("r | cost | 1 | bytes", "105"),
         ("r | speed", "1.23"),

@@ -3,13 +3,15 @@
 ``{measured}`sharing | up blocks | agreement``` is the mean and the 95% interval of that kind under that
 setting in ``book/results/sharing.json``. Any other place is named by its keys, ``{measured}`sharing |
 stories```, and a number in a list by its place, from 0. With spaces around the sign, ``a | b - c | d`` is the
-difference of two means, ``a | b / c | d`` the ratio of two numbers. What there is not is a warning, and then
+difference of two means, ``a | b / c | d`` the ratio of two numbers. In a table write ``>`` instead
+of the bar. What there is not is a warning, and then
 `jupyter-book build -W` fails.
 
 The directive ``{claims}`` lists the claims of its page, by their status.
 """
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -31,7 +33,7 @@ def look_up(name: str, results: Path = RESULTS):
     LookupError
         There is no such record, or nothing of that name in it; the message says what there is.
     """
-    record, *keys = (part.strip() for part in name.split("|"))
+    record, *keys = (part.strip() for part in re.split(r"[|>]", name))
     path = results / f"{record}.json"
     if not path.is_file():
         raise LookupError(f"there is no record {path.name}")
@@ -58,7 +60,9 @@ def say(name: str, results: Path = RESULTS) -> str:
     found = look_up(name, results)
     if isinstance(found, list) and len(found) == 3 and all(isinstance(x, (int, float)) for x in found):
         mean, low, high = found
-        return f"{mean:.2f} ({low:.2f} to {high:.2f})"
+        half = (high - low) / 2
+        places = max(2, math.ceil(-math.log10(half))) if half else 2  # as many as the interval can bear
+        return f"{mean:.{places}f} ({low:.{places}f} to {high:.{places}f})"
     if isinstance(found, float):
         return f"{found:.3g}"
     if isinstance(found, (int, str)):
@@ -73,7 +77,7 @@ class Measured(SphinxRole):
         except LookupError as error:
             log.warning("{measured}`%s`: %s", self.text, error, location=self.get_location())
             return [], []
-        self.env.note_dependency(str(RESULTS / f"{self.text.split('|')[0].strip()}.json"))
+        self.env.note_dependency(str(RESULTS / f"{re.split('[|>]', self.text)[0].strip()}.json"))
         return [nodes.inline(self.rawtext, text, classes=["measured"])], []
 
 
