@@ -292,19 +292,6 @@ def sheet(frames, path):
     weights.atomic_save(path, lambda to: image.save(to, quality=88, method=6))
 
 
-#: what `contact_sheet` shows of each clip, a row each
-COMPARED = ("truth", "cross-fade", "straight line in tokens", "SparseCtrl idea", "SEINE idea", "this")
-
-
-def contact_sheet(steps=4, device="cpu", folder="checkpoints", path=RESULTS / "video.webp"):
-    """Draw the first held-out clip of each kind by every method of `COMPARED`, seed 0, without guidance and
-    in few steps, so that a CPU can: a row for each method of each clip, a column for each frame.
-    """
-    studio, settings = Studio("heldout", SHOWN, device, folder), video_settings()
-    made = [studio.make(0, 1.0, **{"steps": steps} | settings[name]) for name in tqdm(COMPARED)]
-    sheet(torch.stack(made, 1).flatten(0, 1), Path(path))
-
-
 def run(stories=210, device="cpu", folder="checkpoints", keep=RESULTS / "video"):
     """The record of ``stories`` held-out clips, kinds taking turns; ``stories`` is how many."""
     studio, shown = Studio("heldout", stories, device, folder), {}
