@@ -200,11 +200,12 @@ def test_unet_trains_on_every_canvas_and_resumes(tmp_path, packed, monkeypatch):
     kw = {"batch": 4, "pictures": 24, "pages": 4, "channels": (16, 32), "folder": tmp_path}
     plain, shapes, lates = unet.velocity_loss, set(), []
 
-    def spy(net, schedule, x, *rest, late, weight):
+    def spy(net, schedule, x, *rest, late, weight, mine):
         shapes.add(tuple(x.shape[2:]))
         lates.append(late)
         assert weight.shape == (len(x), 1, *x.shape[2:]) and late == (x.shape[2:] != (16, 16))
-        return plain(net, schedule, x, *rest, late=late, weight=weight)
+        assert mine == slice(None), "one process computes every row"
+        return plain(net, schedule, x, *rest, late=late, weight=weight, mine=mine)
 
     monkeypatch.setattr(unet, "velocity_loss", spy)
     net, run = unet.train(packed.vae[0], packed.prompts(), 0.23, steps=16, **kw)
