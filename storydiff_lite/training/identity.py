@@ -98,6 +98,16 @@ def albums(split, n, size, folder):
     return [samples[i] for i in keep], pixels.unflatten(0, (n, 5))[keep]
 
 
+def material(vae, n, size, device, folder):
+    """What a run learns from: `albums`, their unscaled latents [n, 5, 4, 16, 16] and how much each place of a
+    picture counts [n, 5, 1, 16, 16].
+    """
+    samples, pixels = albums("train", n, size, folder)
+    latents = latent_pool(vae.to(device), samples, pixels.flatten(0, 1), device, folder)[0]
+    five = (len(samples), 5)
+    return samples, pixels, latents.unflatten(0, five), importances(samples, folder).unflatten(0, five)
+
+
 class Learner(nn.Module):
     """All that learns: the encoder, the LoRA's matrices (they live in the U-Net), and the heads."""
 
@@ -295,10 +305,7 @@ def train(
         seconds=seconds,
         facts={"batch": batch, "albums": pictures, "rank": rank},
     )
-    samples, pixels = albums("train", pictures, size, folder)
-    flat = pixels.flatten(0, 1)
-    latents = latent_pool(vae.to(device), samples, flat, device, folder)[0].unflatten(0, (len(samples), 5))
-    weight = importances(samples, folder).unflatten(0, (len(samples), 5))
+    samples, pixels, latents, weight = material(vae, pictures, size, device, folder)
     schedule, tell = noise_schedule(), IdentityPrompts(prompts)
     schedule.alphas_cumprod = schedule.alphas_cumprod.to(device)
     ids = torch.tensor([time_ids(size, size)] * batch, dtype=torch.float32, device=device)

@@ -18,8 +18,8 @@ from torch import nn
 from .. import world
 from . import data
 from .common import Run
-from .identity import albums, losses
-from .unet import EVERY, fastest_attention, importances, latent_pool, noise_schedule, time_ids
+from .identity import losses, material
+from .unet import EVERY, fastest_attention, noise_schedule, time_ids
 
 TOKENS = 4  # that diffusers makes of one picture
 
@@ -120,12 +120,9 @@ def train(
         seconds=seconds,
         facts={"batch": batch, "albums": pictures},
     )
-    samples, pixels = albums("train", pictures, size, folder)
-    flat = pixels.flatten(0, 1)
-    latents = latent_pool(vae.to(device), samples, flat, device, folder)[0].unflatten(0, (len(samples), 5))
-    weight = importances(samples, folder).unflatten(0, (len(samples), 5))
+    samples, pixels, latents, weight = material(vae, pictures, size, device, folder)
     with torch.no_grad():
-        seen = [vision(data.to_float(x).to(device)).image_embeds for x in flat.split(256)]
+        seen = [vision(data.to_float(x).to(device)).image_embeds for x in pixels.flatten(0, 1).split(256)]
     seen = torch.cat(seen).unflatten(0, (len(samples), 5))  # [albums, 5, width]
     schedule = noise_schedule()
     schedule.alphas_cumprod = schedule.alphas_cumprod.to(device)
