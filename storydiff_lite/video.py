@@ -4,7 +4,8 @@ The paper's second half (2405.01434, section 3.2), whose code was never released
 U-Net with temporal attention, AnimateDiff 2307.04725) draws all frames at once; the i-th frame's
 cross-attention reads ``concat(T, P_i)``: the text tokens, then the semantic tokens that
 ``motion.SemanticMotionPredictor`` predicts for it. The first and the last frame are known: they stand in the
-U-Net's input without noise at every step, and leave the pipeline as they came in.
+U-Net's input without noise at every step, every frame's self-attention reads them, and they leave the
+pipeline as they came in.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import base64
 import copy
 import html
+import inspect
 import json
 import math
 import numbers
@@ -37,6 +39,7 @@ from transformers import CLIPVisionModelWithProjection
 from transformers.utils import logging as transformers_logging
 
 from . import weights
+from .attention import project
 from .figures import data_url
 from .guidance import guide
 from .motion import SemanticMotionPredictor, semantic_tokens
@@ -205,6 +208,44 @@ def read_tokens(unet, num_tokens):
             module.set_processor(TokenAttention(module, num_tokens).to(unet.device, unet.dtype))
 
 
+class KnownFrameAttention:
+    """Self-attention in which every frame of a video also reads the first and the last one.
+
+    This is consistent self-attention (2405.01434, Eq. 1-3) at rate 1, from the two frames that are known. The
+    paper does not say that its video model has it. Temporal attention reads one place of all frames, and
+    where somebody stands in the middle of a video, nobody stands at its ends; here a frame can look him up
+    wherever he stood.
+
+    Parameters
+    ----------
+    frames : int
+        Of a video; `Decoder` sets it before each pass.
+    """
+
+    def __init__(self, frames=1):
+        self.frames = frames
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **kwargs):
+        """hidden_states [B * F, L, C] -> the same."""
+        q, k, v = project(attn, hidden_states)
+
+        def and_ends(x):
+            video = x.unflatten(0, (-1, self.frames))  # [B, F, L, C]
+            ends = video[:, [0, -1]].flatten(1, 2)[:, None].expand(-1, self.frames, -1, -1)  # [B, F, 2 L, C]
+            return torch.cat([video, ends], 2).flatten(0, 1)  # [B * F, 3 L, C]
+
+        q, k, v = (x.unflatten(2, (attn.heads, -1)).transpose(1, 2) for x in (q, and_ends(k), and_ends(v)))
+        seen = F.scaled_dot_product_attention(q, k, v)
+        return attn.to_out[0](seen.transpose(1, 2).flatten(2))
+
+
+def spatial_self_attention(unet):
+    """``(name, layer)`` of a motion U-Net's self-attention layers, those of its motion modules left out."""
+    for name, module in unet.named_modules():
+        if name.endswith("attn1") and "motion_modules" not in name:
+            yield name, module
+
+
 class Decoder(nn.Module):
     """The motion U-Net and what tells it of the known frames: it predicts all frames' velocities at once.
 
@@ -218,13 +259,24 @@ class Decoder(nn.Module):
         Reads the known frames and adds to the U-Net's skip connections.
     pin : bool
         Known frames stand in the input without noise.
+    look_up : bool
+        All frames' self-attention reads the first and the last frame too (`KnownFrameAttention`).
     """
 
-    def __init__(self, unet, projection=None, control=None, pin=True):
+    def __init__(self, unet, projection=None, control=None, pin=True, look_up=False):
         super().__init__()
         if projection is not None:
             read_tokens(unet, len(projection.place))
         self.unet, self.projection, self.control, self.pin = unet, projection, control, pin
+        self.look_up = False
+        if look_up:
+            self.start_looking_up()
+
+    def start_looking_up(self):
+        """Let all frames' self-attention read the first and the last frame from now on."""
+        self.look_up = True
+        for _, layer in spatial_self_attention(self.unet):
+            layer.set_processor(KnownFrameAttention())
 
     @property
     def device(self):
@@ -276,8 +328,11 @@ class Decoder(nn.Module):
         x = torch.where(m > 0, known, noisy) if self.pin else noisy
         if self.unet.config.in_channels == 9:
             x = torch.cat([x, m.expand(-1, -1, 1, *x.shape[3:]), known * m], 2)
-        out = self.unet(x.transpose(1, 2), t, encoder_hidden_states=states, return_dict=False, **more)[0]
-        return out.transpose(1, 2)
+        if self.look_up:
+            for _, layer in spatial_self_attention(self.unet):
+                layer.processor.frames = frames
+        v = self.unet(x.transpose(1, 2), t, encoder_hidden_states=states, return_dict=False, **more)[0]
+        return v.transpose(1, 2)
 
 
 def sparse_control(unet, heads=5, frames=32) -> SparseControlNetModel:
@@ -310,6 +365,8 @@ def sparse_control(unet, heads=5, frames=32) -> SparseControlNetModel:
 
 #: of the U-Net, what learnt here besides the motion modules: parts of parameter names
 CHANGED = ("attn2.to_q", "attn2.to_out", "attn2.processor", "conv_in")
+#: and where frames look the known ones up
+LOOKS_UP = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out")
 
 
 @quiet()
@@ -335,10 +392,11 @@ def save_parts(folder, decoder: Decoder, predictor=None):
     wanted = {k: state[k] for k in adapter.state_dict()}
     adapter.load_state_dict(wanted)
     adapter.save_pretrained(folder / "motion_adapter")
+    names = CHANGED + LOOKS_UP * decoder.look_up
     changed = {
         k: v.contiguous()
         for k, v in state.items()
-        if "motion_modules" not in k and any(name in k for name in CHANGED)
+        if "motion_modules" not in k and any(name in k for name in names)
     }
     save_file(changed, folder / "unet.safetensors")
     for name, part in (
@@ -352,7 +410,8 @@ def save_parts(folder, decoder: Decoder, predictor=None):
         config = json.loads(file.read_text())
         if config.pop("_name_or_path", None) is not None:
             file.write_text(json.dumps(config, indent=2) + "\n")
-    (folder / "decoder.json").write_text(json.dumps({"pin": decoder.pin}) + "\n")
+    settings = {"pin": decoder.pin, "look_up": decoder.look_up}
+    (folder / "decoder.json").write_text(json.dumps(settings) + "\n")
 
 
 @quiet()
@@ -410,9 +469,9 @@ def load_parts(folder, unet):
         for name, kind in kinds.items()
     }
     settings = folder / "decoder.json"
-    pin = json.loads(settings.read_text())["pin"] if settings.exists() else False
+    settings = json.loads(settings.read_text()) if settings.exists() else {"pin": False}
     moving = motion_unet(unet, adapter)
-    decoder = Decoder(moving, parts["projection"], parts["control"], pin)
+    decoder = Decoder(moving, parts["projection"], parts["control"], **settings)
     if (folder / "unet.safetensors").exists():
         state = {k: v.to(unet.dtype) for k, v in load_file(folder / "unet.safetensors").items()}
         unknown = moving.load_state_dict(state, strict=False).unexpected_keys
@@ -468,6 +527,8 @@ def sample(
     window=WINDOW,
     seed=0,
     progress=None,
+    eta=0.0,
+    generators=None,
 ):
     """Denoise B videos of F frames, whose first and last frames are known.
 
@@ -492,6 +553,11 @@ def sample(
         Frames that go through the U-Net together (`deal`).
     progress : callable, optional
         Called after each step.
+    eta : float
+        How much of the noise that a step takes away is drawn anew, 0..1 (DDIM, 2010.02502, Eq. 16), where the
+        scheduler knows of it.  What a step got wrong far from the known frames the next ones can mend then.
+    generators : list of B torch.Generator, optional
+        Of that noise.
 
     Returns
     -------
@@ -499,6 +565,7 @@ def sample(
         The known frames as they were.
     """
     scheduler, rng = copy.deepcopy(scheduler), random.Random(seed)
+    renews = eta > 0 and "variance_noise" in inspect.signature(scheduler.step).parameters
     scheduler.set_timesteps(steps, device=noise.device)
     b, frames = noise.shape[:2]
     halves = 2 if guidance > 1 else 1
@@ -535,7 +602,11 @@ def sample(
             total.index_add_(1, at, v)
             count.index_add_(0, at, torch.ones(len(some), device=x.device))
         v = total / count[:, None, None, None]
-        x = scheduler.step(v.flatten(0, 1), t, x.flatten(0, 1), return_dict=False)[0].view_as(x)
+        new = {}
+        if renews:
+            drawn = [torch.randn(noise.shape[1:], generator=g) for g in generators or [None] * b]
+            new = {"eta": eta, "variance_noise": torch.cat(drawn).to(x.device, x.dtype)}
+        x = scheduler.step(v.flatten(0, 1), t, x.flatten(0, 1), return_dict=False, **new)[0].view_as(x)
         if progress:
             progress()
     return torch.where(m > 0, known, x)
@@ -664,6 +735,7 @@ class TransitionPipeline(DiffusionPipeline):
         seed=0,
         predictor=None,
         window=WINDOW,
+        eta=1.0,
     ):
         """Draw the frames between two pictures.
 
@@ -685,6 +757,8 @@ class TransitionPipeline(DiffusionPipeline):
             ``motion.interpolate`` for the straight line.
         window : int
             Frames that go through the U-Net together, at least 3.
+        eta : float
+            How much noise is drawn anew in each step, 0..1 (`sample`).
 
         Returns
         -------
@@ -698,7 +772,9 @@ class TransitionPipeline(DiffusionPipeline):
         single = not isinstance(first_image, (list, tuple))
         firsts, lasts = ([x] if single else list(x) for x in (first_image, last_image))
         prompts = [prompt] * len(firsts) if isinstance(prompt, str) else list(prompt)
-        size = self._check(firsts, lasts, prompts, num_frames, num_inference_steps, guidance_scale, window)
+        size = self._check(
+            firsts, lasts, prompts, num_frames, num_inference_steps, guidance_scale, window, eta
+        )
         device = self._execution_device
         fine = 1
         while fine * (num_frames - 1) + 1 < window and num_frames > 2:
@@ -714,17 +790,12 @@ class TransitionPipeline(DiffusionPipeline):
         ids = None
         if told[1] is not None:
             ids = torch.tensor([[size[1], size[0], 0, 0, size[1], size[0]]], device=device, dtype=z.dtype)
-        noise = torch.stack(
-            [
-                torch.randn(
-                    (frames, *z.shape[2:]),
-                    generator=torch.Generator().manual_seed(
-                        random.Random(f"video/{seed}/{i}").getrandbits(62)
-                    ),
-                )
-                for i in range(len(firsts))
-            ]
-        ).to(device, z.dtype)
+        generators = [
+            torch.Generator().manual_seed(random.Random(f"video/{seed}/{i}").getrandbits(62))
+            for i in range(len(firsts))
+        ]
+        noise = [torch.randn((frames, *z.shape[2:]), generator=g) for g in generators]
+        noise = torch.stack(noise).to(device, z.dtype)
         with self.progress_bar(total=num_inference_steps) as bar:
             x = sample(
                 self.decoder,
@@ -740,6 +811,8 @@ class TransitionPipeline(DiffusionPipeline):
                 window,
                 seed,
                 bar.update,
+                eta,
+                generators,
             )
         out = []
         for first, last, text, video in zip(firsts, lasts, prompts, x[:, ::fine], strict=True):
@@ -751,7 +824,7 @@ class TransitionPipeline(DiffusionPipeline):
 
     # ------------------------------------------------------------------------------------- its steps
 
-    def _check(self, firsts, lasts, prompts, num_frames, steps, guidance, window):
+    def _check(self, firsts, lasts, prompts, num_frames, steps, guidance, window, eta):
         for name, images in (("first_image", firsts), ("last_image", lasts)):
             for image in images:
                 if image is None:
@@ -790,6 +863,8 @@ class TransitionPipeline(DiffusionPipeline):
             if value < least:
                 more = ": the first and the last picture are frames too" if name == "num_frames" else ""
                 raise ValueError(f"{name} is {value}; it must be at least {least}{more}.")
+        if isinstance(eta, bool) or not isinstance(eta, numbers.Real) or not 0 <= eta <= 1:
+            raise ValueError(f"eta is {eta!r}; it must be a number from 0 to 1.")
         if isinstance(guidance, bool) or not isinstance(guidance, numbers.Real) or not 0 <= guidance < 1e4:
             raise ValueError(f"guidance_scale is {guidance!r}; it must be a number, 1 for none.")
         return w, h

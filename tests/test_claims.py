@@ -24,6 +24,13 @@ SECTIONS = re.findall(r"\]\(([^)]+)\), \"([^\"]+)\"", " ".join(PAGE.split()))
 RECORDS = re.findall(r"record `(\w+)`", " ".join(PAGE.split()))
 
 
+def test_the_readmes_numbers_are_the_records():
+    marked = re.findall(r"<!-- measured (.+?) -->(.*?)<!-- /measured -->", (ROOT / "README.md").read_text())
+    assert len(marked) >= 8
+    for name, text in marked:
+        assert text == measured.say(name), "write it with `python tools/refresh.py --numbers`"
+
+
 def test_there_is_something_to_check():
     assert len(CLAIMS) >= 15
     assert min(map(len, (ROLES, TESTS, LINKS, SECTIONS, RECORDS))) >= 8

@@ -103,14 +103,14 @@ def test_decoders_read_known_frames_and_nothing_else_of_them(unet, variant):
     text, pooled, ids = told()
     x, known, t = randn(1, 4, 4, 16, 16), randn(1, 4, 4, 16, 16, seed=1), torch.tensor([700])
     mask = torch.tensor([[1.0, 0, 0, 1]])
-    tokens = randn(1, 4, 16, 384, seed=2) if variant == "ours" else None
+    tokens = randn(1, 4, 16, 384, seed=2) if variant in ("ours", "apart") else None
     out = decoder(x, t, text, pooled, ids, known, mask, tokens)
     end, middle = known.clone(), known.clone()
     end[:, -1] += 1
     middle[:, 1] += 1
     assert not torch.allclose(out, decoder(x, t, text, pooled, ids, end, mask, tokens), atol=1e-3)
     assert torch.equal(out, decoder(x, t, text, pooled, ids, middle, mask, tokens))
-    if variant == "ours":
+    if tokens is not None:
         moved = tokens.clone()
         moved[:, 2] = randn(1, 16, 384, seed=5)
         changed = decoder(x, t, text, pooled, ids, known, mask, moved) - out
@@ -122,13 +122,55 @@ def test_only_what_should_learns(unet):
         net = training.build(variant, unet, 384, 16)
         names = [n for n, p in net.named_parameters() if p.requires_grad]
         assert any("motion_modules" in n for n in names) and any("attn2.to_k" in n for n in names)
-        assert not any(
-            "decoder.unet" in n and ("resnets" in n or "attn1.to_q" in n)
-            for n in names
-            if "motion_modules" not in n
-        )
-    with pytest.raises(ValueError, match="ours, sparse, mask"):
+        spatial = [n for n in names if "decoder.unet" in n and "motion_modules" not in n]
+        assert not any("resnets" in n for n in spatial)
+        assert any("attn1.to_q" in n for n in spatial) == (variant == "ours")
+    with pytest.raises(ValueError, match="ours, apart, sparse, mask"):
         training.build("other", unet)
+
+
+@torch.no_grad()
+def test_every_frame_looks_the_known_ones_up_wherever_they_stand(unet):
+    """Keys and values by hand; then: a far corner of the first frame reaches the middle frame."""
+    moving = video.motion_unet(unet, video.motion_adapter(unet))
+    decoder = video.Decoder(moving).eval()
+    text, pooled, ids = told()
+    x, t, mask = randn(1, 3, 4, 16, 16), torch.tensor([500]), torch.tensor([[1.0, 0, 1]])
+    y = x.clone()
+    y[0, 0, :, :4, :4] += 3
+
+    def change():
+        a, b = (decoder(x, t, text, pooled, ids, known, mask) for known in (x, y))
+        return (a - b)[0, 1].abs().amax(0)  # of the middle frame, [16, 16]
+
+    assert change().max() == 0  # untrained motion modules, and each frame by itself
+    decoder.start_looking_up()
+    assert change()[8:, 8:].max() > 1e-3
+
+    name, layer = next(iter(video.spatial_self_attention(moving)))
+    assert "motion_modules" not in name
+    layer.processor.frames = 3
+    h = randn(2 * 3, 5, layer.query_dim)  # two videos of three frames
+    got = layer(h)
+    for i in range(6):
+        v = i // 3 * 3
+        told_of = torch.cat([h[i], h[v], h[v + 2]])  # [15, C]
+        q, k, values = (
+            f(z).unflatten(-1, (layer.heads, -1)).transpose(0, 1)
+            for f, z in ((layer.to_q, h[i]), (layer.to_k, told_of), (layer.to_v, told_of))
+        )
+        read = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ values
+        assert torch.allclose(got[i], layer.to_out[0](read.transpose(0, 1).flatten(1)), atol=1e-5)
+
+
+def test_training_goes_on_from_shipped_weights(unet):
+    net = training.build("ours", unet, begin=weights.path("video"))
+    assert net["decoder"].look_up and net["predictor"].head.weight.any()
+    values = [m.to_v.weight for n, m in net.named_modules() if n.endswith("attn2.processor")]
+    assert values and all(v.any() for v in values)
+    with pytest.raises(ValueError, match="Only the variant ours"):
+        training.build("mask", unet, begin=weights.path("video"))
+    assert training.card_of(weights.path("video"))["steps"] > 0
 
 
 @torch.no_grad()
@@ -201,6 +243,34 @@ def test_sampling_reaches_what_the_decoder_knows_and_keeps_the_ends():
     assert all(call[:2] == (4, 5) and call[2] == 0.5 for call in decoder.calls)  # empty text, then the prompt
 
 
+def test_noise_that_is_drawn_anew_comes_from_each_videos_own_generator():
+    schedule, clean = training.noise_schedule(), randn(2, 5, 4, 8, 8, seed=3)
+
+    def run(rows, eta):
+        ways = []
+        decoder = Truth(clean[rows], schedule, None)
+        predict = decoder.__call__
+
+        def watch(noisy, *rest):
+            ways.append(noisy)
+            return predict(noisy, *rest)
+
+        watch.pin, watch.control, watch.unet = decoder.pin, decoder.control, getattr(decoder, "unet", None)
+        generators = [torch.Generator().manual_seed(int(r)) for r in rows]
+        noise = torch.stack([torch.randn(5, 4, 8, 8, generator=g) for g in generators])
+        told = torch.ones(len(rows), 7, 8), None
+        more = {"steps": 4, "eta": eta, "generators": generators}
+        return sample(watch, schedule, clean[rows], noise, told, (None, None), **more), ways
+
+    (x, way), (y, straight), (z, alone) = run([0, 1], 1.0), run([0, 1], 0.0), run([1], 1.0)
+    assert torch.allclose(x, clean, atol=0.05) and torch.allclose(y, clean, atol=0.05)
+    assert torch.allclose(x[1:], z, atol=1e-4)
+    assert torch.equal(way[0], straight[0]) and not torch.allclose(way[1], straight[1], atol=0.1)
+    assert all(torch.allclose(a[1:], b, atol=1e-5) for a, b in zip(way, alone, strict=True))
+    # between two steps the noise is as strong as it should be, whether it is old or new
+    assert way[2].std() == pytest.approx(float(straight[2].std()), rel=0.1)
+
+
 def test_long_videos_need_no_longer_passes():
     schedule = training.noise_schedule()
     decoder = Truth(torch.zeros(1, 1, 4, 8, 8), schedule, None)
@@ -256,7 +326,7 @@ def test_parts_are_saved_and_loaded_whole(tmp_path, unet):
                 p.data += 0.01 * torch.randn_like(p)
         video.save_parts(tmp_path / variant, net["decoder"], net["predictor"] if "predictor" in net else None)
         decoder, predictor = video.load_parts(tmp_path / variant, unet)
-        assert decoder.pin == (variant == "ours")
+        assert decoder.pin == (variant in ("ours", "apart")) and decoder.look_up == (variant == "ours")
         assert {k: v.shape for k, v in decoder.state_dict().items()} == {
             k: v.shape for k, v in net["decoder"].state_dict().items()
         }
@@ -265,7 +335,7 @@ def test_parts_are_saved_and_loaded_whole(tmp_path, unet):
                 variant,
                 k,
             )
-        assert (predictor is not None) == (variant == "ours")
+        assert (predictor is not None) == decoder.pin
 
 
 def test_ends_are_kept_exactly_and_the_seed_repeats(pipe, ends):
@@ -332,6 +402,7 @@ def test_a_story_becomes_a_video(pipe, ends):
         ({"num_frames": 3.5}, TypeError, "whole number"),
         ({"num_inference_steps": 0}, ValueError, "num_inference_steps is 0"),
         ({"guidance_scale": "big"}, ValueError, "guidance_scale"),
+        ({"eta": 2}, ValueError, "eta is 2; it must be a number from 0 to 1"),
         ({"prompt": ["a", "b"]}, ValueError, "2 prompts"),
     ],
 )

@@ -1,11 +1,13 @@
-"""Draw the picture of the README: chapter 0's story without and with consistent self-attention, seed 0."""
+"""Draw what the README shows: a story without and with consistent self-attention, one as a video; seed 0."""
 
 import chapters
 from PIL import Image
 
 from storydiff_lite import figures
 from storydiff_lite.pipeline import StoryPipeline
+from storydiff_lite.video import TransitionPipeline, save_video, story_to_video
 
+#: of chapter 0
 STORY = """
 a bear waving in the forest
 a bear walking on the beach
@@ -13,14 +15,29 @@ a bear reading a book in the snow
 a bear sitting on the moon
 """
 SETTINGS = {"each panel for itself": {"consistency": 0}, "together": {"consistency": 1, "layers": "all"}}
+#: of chapter 9
+MOVING = [
+    "a cat walking in the snow",
+    "a cat jumping in the snow",
+    "a cat waving in the snow",
+    "a cat sitting in the snow",
+]
 
 
 def main():
+    assets = chapters.ROOT / "book/assets"
     pipe = StoryPipeline.from_pretrained("micro")
     rows = [pipe(STORY, seed=0, **setting).images for setting in SETTINGS.values()]
     page = figures.grid(rows, list(SETTINGS), size=150)
     page = page.quantize(256, dither=Image.Dither.NONE)
-    page.save(chapters.ROOT / "book/assets/strip.png", optimize=True)
+    page.save(assets / "strip.png", optimize=True)
+
+    panels = pipe(MOVING, seed=0, **SETTINGS["together"]).images
+    frames = story_to_video(TransitionPipeline.from_pretrained("micro"), panels, MOVING, seed=0)
+    save_video(frames, assets / "story.gif", height=192)
+    save_video(frames, assets / "story.mp4")
+    poster = frames[len(frames) // 2].resize((256, 256), Image.Resampling.NEAREST)
+    poster.save(assets / "story.webp", lossless=True)
 
 
 if __name__ == "__main__":

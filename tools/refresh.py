@@ -3,9 +3,13 @@
 The chapter's own text stays as it is, save two things that are derived: nbgrader's metadata on exercise
 cells, and the running time between `<!-- time -->` and `<!-- /time -->`. What only a kernel can show (widget
 state) is left out of the committed copy; the site takes it from a fresh run.
+
+The README's numbers, between `<!-- measured NAME -->` and `<!-- /measured -->`, come from the records at
+every call; `refresh.py --numbers` writes only those.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import re
@@ -19,7 +23,21 @@ from chapters import ROOT, WIDGET_VIEW
 
 TIMES = ROOT / "book/results/chapter-times.json"
 TIME = re.compile(r"(<!-- time -->).*?(<!-- /time -->)", re.S)
+NUMBER = re.compile(r"(<!-- measured (.+?) -->).*?(<!-- /measured -->)")
 KEEP_METADATA = ("kernelspec", "language_info")
+
+
+def with_numbers(text: str) -> str:
+    """``text`` with what the records say between each pair of marks (names as of the role `measured`)."""
+    spec = importlib.util.spec_from_file_location("measured", ROOT / "book/_ext/measured.py")
+    measured = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(measured)
+    return NUMBER.sub(lambda m: f"{m[1]}{measured.say(m[2])}{m[3]}", text)
+
+
+def say_numbers() -> None:
+    readme = ROOT / "README.md"
+    readme.write_text(with_numbers(readme.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def compact(done) -> None:
@@ -73,8 +91,12 @@ def main() -> int:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("chapter", nargs="*", help="begin of a chapter's file name, such as 00 (default: all)")
     p.add_argument("--gpu-report", type=Path, help="take GPU times from this report.json of `make gpu`")
+    p.add_argument("--numbers", action="store_true", help="run no chapter: only write the README's numbers")
     args = p.parse_args()
 
+    if args.numbers:
+        say_numbers()
+        return 0
     times = json.loads(TIMES.read_text()) if TIMES.exists() else {}
     if args.gpu_report:
         for r in json.loads(args.gpu_report.read_text())["chapters"]:
@@ -88,6 +110,7 @@ def main() -> int:
             print(f"\n{path.stem} failed, and was left as it was:\n{error}", file=sys.stderr)
     TIMES.parent.mkdir(parents=True, exist_ok=True)
     TIMES.write_text(json.dumps(dict(sorted(times.items())), indent=1) + "\n")
+    say_numbers()
     return failed
 
 

@@ -9,9 +9,9 @@ train="$python -m storydiff_lite.training"
 
 $train video --prepare --device "$device" --clips "$clips" --heldout "$stories"
 $train motion --device "$device" --seconds "$motion" --pictures "$clips" ${MOTION_MORE:-}
-# three variants at once, on the same clips, for the same time
+# four variants at once, on the same clips, for the same time
 pids=""
-for variant in ours sparse mask; do
+for variant in ours apart sparse mask; do
     $train video --variant $variant --device "$device" --seconds "$video" --clips "$clips" \
         --heldout "$stories" ${VIDEO_MORE:-} > "checkpoints/video-$variant.log" 2>&1 &
     pids="$pids $!"
@@ -24,7 +24,7 @@ $train video --pack
 $python -m storydiff_lite.experiments video --device "$device" --stories "$stories"
 if [ $# -gt 0 ]; then
     mkdir -p "$1/checkpoints" "$1/data/cards" "$1/results"
-    cp -r checkpoints/motion.safetensors checkpoints/video-ours checkpoints/video-sparse checkpoints/video-mask "$1/checkpoints/"
+    cp -r checkpoints/motion.safetensors checkpoints/video-ours checkpoints/video-apart checkpoints/video-sparse checkpoints/video-mask "$1/checkpoints/"
     cp checkpoints/video-*.log "$1/checkpoints/"
     cp -r storydiff_lite/data/video "$1/data/"
     cp storydiff_lite/data/cards/video.json "$1/data/cards/"

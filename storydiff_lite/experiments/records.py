@@ -112,7 +112,7 @@ def load(name: str) -> dict:
     return json.loads(path.read_text())
 
 
-def sweep(record, settings, rows_of, kinds=("agreement", "fidelity"), only=None, summarize=None):
+def sweep(record, settings, rows_of, kinds=("agreement", "fidelity"), only=None, summarize=None, start=None):
     """Fill a record: measure every setting in turn.
 
     What is done is kept in ``checkpoints/``; a run that was interrupted goes on from there, if the code and
@@ -131,13 +131,16 @@ def sweep(record, settings, rows_of, kinds=("agreement", "fidelity"), only=None,
         Names of the settings to measure; all by default.
     summarize : callable, optional
         ``summarize(rows, kinds)``, instead of `summary`.
+    start : dict, optional
+        ``summary``, ``seconds`` and ``rows`` of settings that need not be measured again.
 
     Returns
     -------
     dict
         The record.
     """
-    record = _begun(record) or record | {"settings": settings, "summary": {}, "seconds": {}, "rows": {}}
+    empty = {"summary": {}, "seconds": {}, "rows": {}}
+    record = _begun(record) or record | {"settings": settings} | (start or empty)
     for name, setting in tqdm(settings.items(), desc="settings"):
         if (only and name not in only) or name in record["rows"]:
             continue

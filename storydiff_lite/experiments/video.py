@@ -1,11 +1,21 @@
-"""Which transition is right? Six ways to fill in what happens between two pictures (chapter 09).
+"""Which transition is right? Seven ways to fill in what happens between two pictures (chapter 09).
 
 The paper's Table 2 at this scale: its four metrics, each with the micro encoders that stand in for the real
 ones, and what no table of real videos can have: the distance to the truth.
+
+*SparseCtrl idea*, *SEINE idea* and *this, frames apart* learnt on the same clips for the same time, with the
+same parts of the U-Net. *This* went on from the last of them, with frames that look the known ones up
+(`video.KnownFrameAttention`): it learnt longer than the others, as its card says. What is *quick* was drawn
+in few steps, so that a CPU could draw it: compare it with what is quick.
+
+A model is measured once: rows of an earlier record are kept where the model, the steps and the guidance are
+the same, and ``machines`` says where each was measured.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from pathlib import Path
 
@@ -28,6 +38,10 @@ from .records import RESULTS, Experiment, header, mean_and_interval, sweep
 SEEDS, STEPS, SIZE = 3, 12, 64
 #: guidance scales that are tried on validation clips
 SCALES = (1.0, 1.5, 2.5)
+#: which tokens a model reads
+TOKENS = {"apart": "joint", "ours": "joint", "sparse": None, "mask": None}
+#: what a CPU can draw hundreds of: few steps, noise drawn anew in each, no guidance, one seed
+QUICK = {"steps": 4, "eta": 1.0, "guidance": 1.0, "seeds": 1}
 #: metric -> which way is better (-1 less, 1 more, 0 neither: compare it with the truth)
 KINDS = {
     "place": -1,  # distance of the characters to the truth, in picture heights
@@ -53,18 +67,24 @@ SHOWN = len(clips.KINDS)
 
 def video_settings() -> dict[str, dict]:
     """Name -> how the frames between are made."""
-    return {
+    slow = {
         "truth": {"make": "truth"},
         "truth, through the autoencoder": {"make": "coded"},
         "cross-fade": {"make": "fade"},
         "straight line in latents": {"make": "latents"},
-        "straight line in tokens": {"model": "ours", "tokens": "line"},
+        "straight line in tokens": {"model": "apart", "tokens": "line"},
         "SparseCtrl idea": {"model": "sparse"},
         "SEINE idea": {"model": "mask"},
-        "this": {"model": "ours", "tokens": "joint"},
-        "this, predictor trained on tokens alone": {"model": "ours", "tokens": "alone"},
-        "this, true tokens": {"model": "ours", "tokens": "true", "seeds": 1},
+        "this, frames apart": {"model": "apart", "tokens": "joint"},
+        "this, frames apart, predictor trained on tokens alone": {"model": "apart", "tokens": "alone"},
+        "this, frames apart, true tokens": {"model": "apart", "tokens": "true", "seeds": 1},
     }
+    quick = {
+        "quick: SparseCtrl idea": {"model": "sparse"},
+        "quick: this, frames apart": {"model": "apart", "tokens": "joint"},
+        "quick: this": {"model": "ours", "tokens": "joint"},
+    }
+    return slow | {name: setting | QUICK for name, setting in quick.items()}
 
 
 class Studio:
@@ -73,12 +93,13 @@ class Studio:
     Parameters
     ----------
     folder : str or Path
-        Checkpoints: ``video-sparse`` and ``video-mask`` are read from there; ours is the shipped one, or the
-        one of ``folder`` if none is shipped.
+        Checkpoints: ``video-sparse``, ``video-mask`` and ``video-apart`` (ours before its frames looked the
+        known ones up) are read from there; ours is the shipped one, or the one of ``folder`` if none is.
     """
 
-    def __init__(self, split, n, device="cpu", folder="checkpoints", batch=42):
-        self.device, self.folder, self.batch = device, Path(folder), batch
+    def __init__(self, split, n, device="cpu", folder="checkpoints"):
+        self.device, self.folder = device, Path(folder)
+        self.batch = 42 if torch.device(device).type == "cuda" else 2  # clips; more are slower on a CPU
         # drawing forks, so it comes before anything is on a GPU
         self.clips, self.truth = clip_pool(split, n, FRAMES, SIZE, folder)  # uint8 [n, F, 3, S, S]
         self._cut = on_all_cores(finder.cut_out_all, self.clips, "cutting out", few=200)
@@ -97,33 +118,34 @@ class Studio:
             self._bank = finder.Bank(*(v.to(self.device) for v in vars(bank).values())), whose
         return self._bank
 
+    def where(self, name):
+        """Folder of a model's weights."""
+        shipped = name == "ours" and "video" in weights.names()
+        return weights.path("video") if shipped else self.folder / f"video-{name}"
+
     def model(self, name):
-        """(decoder, predictor) of a variant."""
+        """(decoder, predictor) of a model."""
         if name not in self.models:
-            shipped = name == "ours" and "video" in weights.names()
-            folder = weights.path("video") if shipped else self.folder / f"video-{name}"
-            if not folder.exists():
+            if not self.where(name).exists():
                 raise FileNotFoundError(
-                    f"There is no {folder}: train it with `python -m storydiff_lite.training video "
+                    f"There is no {self.where(name)}: train it with `python -m storydiff_lite.training video "
                     f"--variant {name}`."
                 )
-            decoder, predictor = video.load_parts(folder, self.unet)
-            self.models[name] = decoder, predictor
+            self.models[name] = video.load_parts(self.where(name), self.unet)
         return self.models[name]
 
-    def alone(self):
-        """The predictor of chapter 08, which learnt from tokens alone."""
-        return start_predictor(self.folder).to(self.device)
-
-    def tokens(self, kind, k):
+    def tokens(self, kind, k, model):
         """Tokens that the decoder reads, from the true ones k [B, F, S, D]."""
         if kind == "true":
             return k
-        predict = {"line": lambda: motion.interpolate, "joint": lambda: self.model("ours")[1]}
-        return (predict.get(kind, self.alone)())(k[:, 0], k[:, -1], FRAMES)
+        if kind == "alone":  # the predictor of chapter 08, which learnt from tokens alone
+            predict = start_predictor(self.folder).to(self.device)
+        else:
+            predict = {"line": motion.interpolate, "joint": self.model(model)[1]}[kind]
+        return predict(k[:, 0], k[:, -1], FRAMES)
 
     @torch.no_grad()
-    def make(self, seed=0, guidance=1.0, make=None, model=None, tokens=None, steps=STEPS):
+    def make(self, seed=0, guidance=1.0, make=None, model=None, tokens=None, steps=STEPS, eta=0.0):
         """Frames of all clips, uint8 [n, F, 3, S, S]; the first and the last are the true ones."""
         if make == "truth":
             return self.truth
@@ -135,24 +157,20 @@ class Studio:
                 x = (1 - a) * true[:, :1] + a * true[:, -1:]
             else:
                 held = {k: v[at].to(self.device) for k, v in self.held.items()}
-                x = self.decode(self.latents(held, at, seed, guidance, make, model, tokens, steps))
+                x = self.decode(self.latents(held, at, seed, guidance, make, model, tokens, steps, eta))
             x[:, [0, -1]] = true[:, [0, -1]]
             out.append((x * 255).round().byte().cpu())
         return torch.cat(out)
 
-    def latents(self, held, at, seed, guidance, make, model, tokens, steps):
+    def latents(self, held, at, seed, guidance, make, model, tokens, steps, eta):
         z = held["latents"]
         if make == "coded":
             return z
         if make == "latents":
             a = torch.linspace(0, 1, FRAMES, device=z.device).view(-1, 1, 1, 1)
             return (1 - a) * z[:, :1] + a * z[:, -1:]
-        noise = torch.stack(
-            [
-                torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(noise_seed(seed, i)))
-                for i in at.tolist()
-            ]
-        ).to(z.device)
+        generators = [torch.Generator().manual_seed(noise_seed(seed, i)) for i in at.tolist()]
+        noise = torch.stack([torch.randn(z.shape[1:], generator=g) for g in generators]).to(z.device)
         decoder = self.model(model)[0]
         with autocast(self.device):
             return video.sample(
@@ -163,16 +181,19 @@ class Studio:
                 (held["states"], held["pooled"]),
                 self.empty,
                 sizes(1, SIZE, z.device),
-                self.tokens(tokens, held["tokens"]) if tokens else None,
+                self.tokens(tokens, held["tokens"], model) if tokens else None,
                 steps,
                 guidance,
                 seed=seed,
+                eta=eta,
+                generators=generators,
             )
 
-    def decode(self, z, batch=1024):
+    def decode(self, z):
         flat = z.flatten(0, 1) / self.vae.config.scaling_factor
         with autocast(self.device):
-            x = torch.cat([self.vae.decode(some).sample.float() for some in flat.split(batch)])
+            some = flat.split(16 * self.batch)
+            x = torch.cat([self.vae.decode(part).sample.float() for part in some])
         return (x.clamp(-1, 1) / 2 + 0.5).unflatten(0, z.shape[:2])
 
     # -------------------------------------------------------------------------------------- metrics
@@ -250,6 +271,31 @@ class Studio:
         }
 
 
+def digest(folder):
+    """What a model's weights are: SHA-256 over the files of its folder; None where there is no folder."""
+    files = sorted(Path(folder).rglob("*.safetensors"))
+    return hashlib.sha256("".join(map(weights.sha256, files)).encode()).hexdigest() if files else None
+
+
+def unchanged(earlier, record, settings) -> dict:
+    """What of an earlier record need not be measured again: ``summary``, ``seconds``, ``rows`` and
+    ``machines`` of settings whose model, steps and guidance are the same in both.
+    """
+    same_run = all(earlier.get(k) == record[k] for k in ("stories", "split", "sampled_seeds", "steps"))
+
+    def same(name):
+        setting = settings[name]
+        model = setting.get("model")
+        if not same_run or earlier["settings"].get(name) != setting or name not in earlier["rows"]:
+            return False
+        asked = ("models",) if "guidance" in setting else ("models", "guidance")
+        return model is None or all(earlier.get(k, {}).get(model) == record[k].get(model) for k in asked)
+
+    names = [name for name in settings if same(name)]
+    parts = ("summary", "seconds", "rows", "machines")
+    return {part: {n: earlier[part][n] for n in names if n in earlier.get(part, {})} for part in parts}
+
+
 def noise_seed(seed, i):
     """Of the noise of the i-th clip."""
     return random.Random(f"video/{seed}/{i}").getrandbits(62)
@@ -273,14 +319,34 @@ def summarize(rows, kinds):
     return {k: [round(x, 5) for x in mean_and_interval(v)] for k, v in values.items() if v}
 
 
-def choose(device, folder, n=42) -> dict:
-    """Guidance of each model, by the parts' error on validation clips: ``{model: {scale: error}}``."""
-    studio, out = Studio("validation", n, device, folder), {}
-    for model, tokens in (("ours", "joint"), ("sparse", None), ("mask", None)):
+def choose(device, folder, n=42, known=None) -> dict:
+    """Guidance of each model, by the parts' error on validation clips: ``{model: {scale: error}}``; for those
+    in ``known`` it stands there.
+    """
+    studio, out = Studio("validation", n, device, folder), dict(known or {})
+    for model in ("apart", "sparse", "mask"):
+        if model in out:
+            continue
         out[model] = {}
         for scale in SCALES:
-            frames = studio.make(0, scale, model=model, tokens=tokens)
+            frames = studio.make(0, scale, model=model, tokens=TOKENS[model])
             out[model][str(scale)] = round(float(studio.errors(frames)[1].mean()), 5)
+    return out
+
+
+def renewed(device, folder, n=42) -> dict:
+    """What noise that is drawn anew brings each model on validation clips, without guidance:
+    ``{model: {eta: {"parts": error, "identity": share}}}``.
+    """
+    studio, out = Studio("validation", n, device, folder), {}
+    for model in TOKENS:
+        out[model] = {}
+        for eta in (0.0, 1.0):
+            rows = studio.measure(
+                studio.make(0, model=model, tokens=TOKENS[model], steps=QUICK["steps"], eta=eta)
+            )
+            means = {k: np.mean([r[k] for r in rows if r[k] is not None]) for k in ("parts", "identity")}
+            out[model][str(eta)] = {k: round(float(v), 5) for k, v in means.items()}
     return out
 
 
@@ -295,15 +361,23 @@ def sheet(frames, path):
 def run(stories=210, device="cpu", folder="checkpoints", keep=RESULTS / "video"):
     """The record of ``stories`` held-out clips, kinds taking turns; ``stories`` is how many."""
     studio, shown = Studio("heldout", stories, device, folder), {}
-    scales = choose(device, folder, min(42, stories))
+    file = RESULTS / "video.json"
+    earlier = json.loads(file.read_text()) if file.exists() else {"settings": {}, "rows": {}}
+    models = {name: digest(studio.where(name)) for name in ("ours", "apart", "sparse", "mask")}
+    tried = earlier.get("validation", {}) if stories == earlier.get("stories") else {}
+    kept = {m for m, found in models.items() if earlier.get("models", {}).get(m) == found}
+    scales = choose(device, folder, min(42, stories), {m: tried[m] for m in kept & tried.keys()})
+    same = earlier.get("renewed") and all(earlier["models"].get(m) == models[m] for m in models)
+    tried_noise = earlier["renewed"] if same else renewed(device, folder, min(14, stories))
     guidance = {m: float(min(found, key=found.get)) for m, found in scales.items()}
 
     def rows_of(setting):
         setting = dict(setting)
         seeds = range(setting.pop("seeds", SEEDS if "model" in setting else 1))
+        setting.setdefault("guidance", guidance.get(setting.get("model"), 1.0))
         several = []
         for seed in tqdm(seeds, desc="seeds", leave=False):
-            frames = studio.make(seed, guidance.get(setting.get("model"), 1.0), **setting)
+            frames = studio.make(seed, **setting)
             if seed == 0:
                 shown[str(setting)] = frames[:SHOWN]
             several.append(studio.measure(frames))
@@ -325,11 +399,16 @@ def run(stories=210, device="cpu", folder="checkpoints", keep=RESULTS / "video")
         steps=STEPS,
         guidance=guidance,
         validation=scales,
+        models=models,
+        renewed=tried_noise,
         paper={k: list(v) for k, v in PAPER.items()},
         finder={k: [round(float(x.mean()), 5) for x in v] for k, v in finder_errors.items()},
         **EXPERIMENT.fingerprint(),
     )
-    record = sweep(record, settings, rows_of, tuple(KINDS), summarize=summarize)
+    start = unchanged(earlier, record, settings)
+    machines = dict.fromkeys(settings, record["machine"]) | start.pop("machines")
+    record = sweep(record, settings, rows_of, tuple(KINDS), summarize=summarize, start=start)
+    record = {"machines": machines} | record
     if len(shown) == len(settings):  # a run that went on from an interruption keeps the pictures it has
         for i in range(min(SHOWN, stories)):
             sheet(torch.stack([frames[i] for frames in shown.values()]), keep / f"{i}.webp")

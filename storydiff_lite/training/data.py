@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .. import world
+from .. import weights, world
 
 SPLITS = ("train", "judge", "heldout")
 #: how often each kind of sample comes up in the training of the U-Net; a strip is two pictures
@@ -79,11 +79,7 @@ def pool(split: str, n: int, size: int, mix=None, cache="checkpoints"):
         if int(kept.stem.split("-")[3]) >= n and len(a := np.load(kept, mmap_mode="r")) >= len(flat):
             return samples, torch.from_numpy(np.array(a[: len(flat)]))
     a = np.stack(on_all_cores(partial(draw, size=size), flat, f"drawing {split}"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    with part.open("wb") as f:
-        np.save(f, a)
-    part.replace(path)
+    weights.atomic_save(path, lambda to: np.save(to, a))
     return samples, torch.from_numpy(a)
 
 

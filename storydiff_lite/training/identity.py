@@ -306,8 +306,7 @@ def train(
         facts={"batch": batch, "albums": pictures, "rank": rank},
     )
     samples, pixels, latents, weight = material(vae, pictures, size, device, folder)
-    schedule, tell = noise_schedule(), IdentityPrompts(prompts)
-    schedule.alphas_cumprod = schedule.alphas_cumprod.to(device)
+    schedule, tell = noise_schedule(device), IdentityPrompts(prompts)
     ids = torch.tensor([time_ids(size, size)] * batch, dtype=torch.float32, device=device)
     questions = None
     for i in run.steps():

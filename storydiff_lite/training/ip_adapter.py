@@ -124,8 +124,7 @@ def train(
     with torch.no_grad():
         seen = [vision(data.to_float(x).to(device)).image_embeds for x in pixels.flatten(0, 1).split(256)]
     seen = torch.cat(seen).unflatten(0, (len(samples), 5))  # [albums, 5, width]
-    schedule = noise_schedule()
-    schedule.alphas_cumprod = schedule.alphas_cumprod.to(device)
+    schedule = noise_schedule(device)
     ids = torch.tensor([time_ids(size, size)] * batch, dtype=torch.float32, device=device)
     for i in run.steps():
         rng = random.Random(f"ip-adapter/{seed}/{i}")

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .. import clips
+from .. import clips, weights
 from ..motion import interpolate, micro, semantic_tokens
 from . import data
 from .common import Run, autocast
@@ -46,11 +46,7 @@ def clip_pool(split: str, n: int, frames: int = FRAMES, size: int = 64, folder="
     work = partial(draw_clip, frames=frames, size=size)
     a = np.stack(data.on_all_cores(work, some, f"drawing clips of {split}", few=256))
     path = Path(folder) / f"clips-{split}-{n}-{frames}-{size}.npy"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with part.open("wb") as f:
-        np.save(f, a)
-    part.replace(path)
+    weights.atomic_save(path, lambda to: np.save(to, a))
     return some, torch.from_numpy(a)
 
 

@@ -66,9 +66,9 @@ def fastest_attention(device):
     return AttnProcessor() if torch.device(device).type == "cpu" else AttnProcessor2_0()
 
 
-def noise_schedule() -> DDIMScheduler:
-    """The training schedule; samplers of diffusers take it over with ``from_config``."""
-    return DDIMScheduler(
+def noise_schedule(device="cpu") -> DDIMScheduler:
+    """The training schedule, on a device; samplers of diffusers take it over with ``from_config``."""
+    schedule = DDIMScheduler(
         num_train_timesteps=1000,
         beta_schedule="squaredcos_cap_v2",
         prediction_type="v_prediction",
@@ -76,6 +76,8 @@ def noise_schedule() -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=True,
     )
+    schedule.alphas_cumprod = schedule.alphas_cumprod.to(device)  # add_noise would move it at every step
+    return schedule
 
 
 @torch.no_grad()
@@ -283,8 +285,7 @@ def train(
             del pixels
     wide = [i for i, s in enumerate(samples) if len(s) == 2]
     square = [i for i, s in enumerate(samples) if len(s) == 1]
-    schedule = noise_schedule()
-    schedule.alphas_cumprod = schedule.alphas_cumprod.to(device)
+    schedule = noise_schedule(device)
     for i in run.steps():
         rng = random.Random(f"unet/{seed}/{i}")
         dice, several = rng.random(), bool(wide)

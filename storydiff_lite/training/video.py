@@ -13,6 +13,9 @@ What is guessed, and what differs from the paper:
 - the caption and the tokens are dropped together for one clip in ten, for guidance;
 - what moves counts more (`motion_weight`): a hand is a hundredth of a picture.
 
+``apart`` is the same without the last addition: its frames' self-attention does not read the known frames
+(`video.KnownFrameAttention`).
+
 Two rivals are trained in the same way, on the same clips, for the same time, without semantic tokens:
 ``sparse`` sees the known frames through SparseCtrl's encoder (2311.16933, diffusers' own), ``mask`` through
 extra input channels, with frames masked at random, as SEINE (2310.20700).
@@ -44,7 +47,7 @@ from .common import Run, autocast, machine
 from .motion import clip_pool, relative_error
 from .unet import Prompts, fastest_attention, noise_schedule, time_ids
 
-VARIANTS = ("ours", "sparse", "mask")
+VARIANTS = ("ours", "apart", "sparse", "mask")
 FRAMES = video.WINDOW
 #: parts of names of the U-Net's parameters that learn
 LEARNS = ("motion_modules", *video.CHANGED)
@@ -141,23 +144,40 @@ def start_predictor(folder="checkpoints"):
 # ------------------------------------------------------------------------------------------ what learns
 
 
-def build(variant, unet, token_dim=96, num_tokens=16, predictor=None) -> nn.ModuleDict:
-    """``decoder`` (and ``predictor``) of a variant, untrained, all of the U-Net frozen but `LEARNS`."""
+def build(variant, unet, token_dim=96, num_tokens=16, predictor=None, begin=None) -> nn.ModuleDict:
+    """``decoder`` (and ``predictor``) of a variant, all of the U-Net frozen but `LEARNS`; untrained, or, of
+    ours, with the weights of the folder ``begin``.
+    """
     if variant not in VARIANTS:
         raise ValueError(f"There is no variant {variant!r}: choose one of {', '.join(VARIANTS)}.")
+    if begin is not None:
+        if variant != "ours":
+            raise ValueError("Only the variant ours can begin with weights of a folder.")
+        decoder, predictor = video.load_parts(begin, unet)
+        if not decoder.look_up:
+            decoder.start_looking_up()
+        return learning(nn.ModuleDict({"decoder": decoder, "predictor": predictor}).to(unet.device))
     adapter = video.motion_adapter(unet, in_channels=9 if variant == "mask" else None)
     moving = video.motion_unet(unet, adapter)
     projection = control = None
-    if variant == "ours":
+    if variant in ("ours", "apart"):
         projection = video.TokenProjection(token_dim, num_tokens, unet.config.cross_attention_dim)
     if variant == "sparse":
         control = video.sparse_control(unet).requires_grad_(True)
-    net = nn.ModuleDict({"decoder": video.Decoder(moving, projection, control, pin=variant == "ours")})
-    for name, p in moving.named_parameters():
-        p.requires_grad_(any(k in name for k in LEARNS))
-    if variant == "ours":
+    pin, look_up = projection is not None, variant == "ours"
+    net = nn.ModuleDict({"decoder": video.Decoder(moving, projection, control, pin, look_up)})
+    if projection is not None:
         net["predictor"] = predictor or motion.micro(token_dim, num_tokens)
-    return net.to(unet.device)
+    return learning(net.to(unet.device))
+
+
+def learning(net):
+    """``net``, with all of its U-Net frozen but what learns."""
+    decoder = net["decoder"]
+    names = LEARNS + video.LOOKS_UP * decoder.look_up
+    for name, p in decoder.unet.named_parameters():
+        p.requires_grad_(any(k in name for k in names))
+    return net
 
 
 def ends(batch, frames, device):
@@ -213,7 +233,7 @@ def loss_of(net, variant, schedule, batch, empty, ids, device, late=True):
     pooled = torch.where(dropped[:, None], empty[1], pooled)
     tokens, token_loss = None, x.new_zeros(())
     mask = random_masks(b, frames, device) if variant == "mask" else ends(b, frames, device)
-    if variant == "ours":
+    if "predictor" in net:
         with autocast(device):
             told = net["predictor"](true[:, 0], true[:, -1], frames).float()  # [B, F, S, D]
         token_loss = relative_error(told, true).mean()
@@ -254,12 +274,15 @@ def train(
     lr=1e-3,
     muon_lr=0.008,
     parts=None,
+    begin=None,
+    cooldown=0.5,
+    late=True,
 ):
     """Train a variant, and return ``(net, run)``; ``net`` holds ``decoder`` and, of ours, ``predictor``.
 
     Parameters
     ----------
-    variant : {"ours", "sparse", "mask"}
+    variant : {"ours", "apart", "sparse", "mask"}
     steps, seconds
         The run ends at whichever comes first; its step size falls towards that end.
     batch : int
@@ -268,16 +291,23 @@ def train(
         Clips of the training split.
     folder : str or Path
         Of checkpoints; the one of the motion predictor, if it is there, is what ours begins with.
+    begin : str or Path, optional
+        Folder of a trained decoder and predictor of ours, to go on from.
+    cooldown : float
+        Fraction of the run in which the step size falls.
+    late : bool
+        Learn more often from much noise, which decides where things are; else from all times alike.
     """
     torch.manual_seed(seed)
     parts = parts or micro(device)
     held = {k: v.to(device) for k, v in prepared("train", pool, size, folder, device, parts).items()}
     _, unet, _, prompts = parts
     dims = held["tokens"].shape
-    start = start_predictor(folder) if variant == "ours" else None
-    net = build(variant, unet, dims[3], dims[2], start)
+    start = start_predictor(folder) if variant in ("ours", "apart") and begin is None else None
+    net = build(variant, unet, dims[3], dims[2], start, begin).train()
+    own = video.TokenAttention, video.KnownFrameAttention
     for module in net["decoder"].unet.modules():
-        if isinstance(module, Attention) and not isinstance(module.processor, video.TokenAttention):
+        if isinstance(module, Attention) and not isinstance(module.processor, own):
             module.set_processor(fastest_attention(device))
     learner = Learner(net)
     run = Run(
@@ -290,17 +320,17 @@ def train(
         warmup=100,
         seed=seed,
         folder=folder,
-        cooldown=0.5,
+        cooldown=cooldown,
         seconds=seconds,
+        began=None if begin is None else card_of(begin),
         facts={"batch": batch, "clips": pool, "variant": variant},
     )
-    schedule = noise_schedule()
-    schedule.alphas_cumprod = schedule.alphas_cumprod.to(device)
+    schedule = noise_schedule(device)
     empty, ids = prompts([""]), sizes(batch, size, device)
     for i in run.steps():
         pick = torch.randint(dims[0], (batch,), device=device)
         some = [held[k][pick] for k in ("latents", "tokens", "states", "pooled")]
-        loss, numbers = loss_of(net, variant, schedule, some, empty, ids, device)
+        loss, numbers = loss_of(net, variant, schedule, some, empty, ids, device, late)
         run.update(loss, i, **numbers)
     run.averaged()
     return net.eval(), run
@@ -310,7 +340,7 @@ def train(
 def measure(net, variant, size=64, device="cpu", n=210, folder="checkpoints", parts=None, batch=16):
     """Held-out velocity loss of the unknown frames, ``{time: loss}``, at the same noise for every variant."""
     held = prepared("heldout", n, size, folder, device, parts)
-    schedule = noise_schedule()
+    schedule = noise_schedule(device)
     noise = torch.randn(held["latents"].shape, generator=torch.Generator().manual_seed(0))
     out = {}
     for t in (500, 700, 900):
@@ -320,7 +350,7 @@ def measure(net, variant, size=64, device="cpu", n=210, folder="checkpoints", pa
                 held[k][some].float().to(device) for k in ("latents", "tokens", "states", "pooled")
             )
             mask = ends(len(some), FRAMES, device)
-            told = net["predictor"](true[:, 0], true[:, -1], FRAMES) if variant == "ours" else None
+            told = net["predictor"](true[:, 0], true[:, -1], FRAMES) if "predictor" in net else None
             v, target = velocity(
                 net,
                 schedule,
@@ -341,6 +371,13 @@ def measure(net, variant, size=64, device="cpu", n=210, folder="checkpoints", pa
 # ------------------------------------------------------------------------------------------ command line
 
 
+def card_of(folder):
+    """The card of a decoder's folder: the one in it, or the one of the shipped weights; without its log."""
+    files = Path(folder) / "card.json", weights.DATA / "cards" / "video.json"
+    card = json.loads(next(f for f in files if f.exists()).read_text())
+    return {k: v for k, v in card.items() if k not in ("log", "part")}
+
+
 def card(run, heldout, seed):
     """What a variant was trained on, for how long, where, and what it reached."""
     return {
@@ -353,6 +390,7 @@ def card(run, heldout, seed):
         "machine": run.facts.get("machine", machine()),
         "torch": torch.__version__.split("+")[0],
         "heldout": {"loss": heldout},
+        **({"began": run.began} if run.began else {}),
         "log": run.log[:: max(1, len(run.log) // 100)],
     }
 
@@ -380,6 +418,10 @@ def main(argv=None):
     p.add_argument("--variant", choices=VARIANTS, default="ours")
     p.add_argument("--prepare", action="store_true", help="only draw and encode the clips")
     p.add_argument("--pack", action="store_true", help="only put the trained weights among the shipped ones")
+    p.add_argument("--begin", help="folder to go on from, such as storydiff_lite/data/video (ours only)")
+    p.add_argument("--lr", type=float, default=1e-3, help="step size of AdamW; Muon's is 8 times as large")
+    p.add_argument("--cooldown", type=float, default=0.5, help="fraction of the run with falling step size")
+    p.add_argument("--even", action="store_true", help="learn from all times alike, not more from much noise")
     p.add_argument("--steps", type=int, default=20000)
     p.add_argument("--seconds", type=float, help="end after so much wall time of training")
     p.add_argument("--batch", type=int, default=16, help="clips a step")
@@ -413,7 +455,12 @@ def main(argv=None):
         a.device,
         a.clips,
         a.folder,
+        lr=a.lr,
+        muon_lr=8 * a.lr,
         parts=parts,
+        begin=a.begin,
+        cooldown=a.cooldown,
+        late=not a.even,
     )
     heldout = measure(net, a.variant, a.size, a.device, a.heldout, a.folder, parts)
     text = json.dumps(card(run, heldout, a.seed), indent=1)
