@@ -80,7 +80,6 @@ def video_settings() -> dict[str, dict]:
         "this, frames apart, true tokens": {"model": "apart", "tokens": "true", "seeds": 1},
     }
     quick = {
-        "quick: SparseCtrl idea": {"model": "sparse"},
         "quick: this, frames apart": {"model": "apart", "tokens": "joint"},
         "quick: this": {"model": "ours", "tokens": "joint"},
     }
