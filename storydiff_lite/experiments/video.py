@@ -80,6 +80,8 @@ def video_settings() -> dict[str, dict]:
         "this, frames apart, true tokens": {"model": "apart", "tokens": "true", "seeds": 1},
     }
     quick = {
+        "quick: SparseCtrl idea": {"model": "sparse"},
+        "quick: SEINE idea": {"model": "mask"},
         "quick: this, frames apart": {"model": "apart", "tokens": "joint"},
         "quick: this": {"model": "ours", "tokens": "joint"},
     }
@@ -333,12 +335,14 @@ def choose(device, folder, n=42, known=None) -> dict:
     return out
 
 
-def renewed(device, folder, n=42) -> dict:
+def renewed(device, folder, n=42, known=None) -> dict:
     """What noise that is drawn anew brings each model on validation clips, without guidance:
-    ``{model: {eta: {"parts": error, "identity": share}}}``.
+    ``{model: {eta: {"parts": error, "identity": share}}}``; for those in ``known`` it stands there.
     """
-    studio, out = Studio("validation", n, device, folder), {}
+    studio, out = Studio("validation", n, device, folder), dict(known or {})
     for model in TOKENS:
+        if model in out:
+            continue
         out[model] = {}
         for eta in (0.0, 1.0):
             rows = studio.measure(
@@ -363,11 +367,14 @@ def run(stories=210, device="cpu", folder="checkpoints", keep=RESULTS / "video")
     file = RESULTS / "video.json"
     earlier = json.loads(file.read_text()) if file.exists() else {"settings": {}, "rows": {}}
     models = {name: digest(studio.where(name)) for name in ("ours", "apart", "sparse", "mask")}
-    tried = earlier.get("validation", {}) if stories == earlier.get("stories") else {}
     kept = {m for m, found in models.items() if earlier.get("models", {}).get(m) == found}
-    scales = choose(device, folder, min(42, stories), {m: tried[m] for m in kept & tried.keys()})
-    same = earlier.get("renewed") and all(earlier["models"].get(m) == models[m] for m in models)
-    tried_noise = earlier["renewed"] if same else renewed(device, folder, min(14, stories))
+
+    def known(name):  # what was found on validation clips for the models that are the same
+        tried = earlier.get(name, {}) if stories == earlier.get("stories") else {}
+        return {m: tried[m] for m in kept & tried.keys()}
+
+    scales = choose(device, folder, min(42, stories), known("validation"))
+    tried_noise = renewed(device, folder, min(14, stories), known("renewed"))
     guidance = {m: float(min(found, key=found.get)) for m, found in scales.items()}
 
     def rows_of(setting):
