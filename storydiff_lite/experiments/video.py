@@ -6,7 +6,7 @@ ones, and what no table of real videos can have: the distance to the truth.
 *SparseCtrl idea*, *SEINE idea* and *this, frames apart* learnt on the same clips for the same time, with the
 same parts of the U-Net. *This* went on from the last of them, with frames that look the known ones up
 (`video.KnownFrameAttention`): it learnt longer than the others, as its card says. What is *quick* was drawn
-in few steps, so that a CPU could draw it: compare it with what is quick.
+in few steps, with noise drawn anew in each, so that a CPU could draw it: compare it with what is quick.
 
 A model is measured once: rows of an earlier record are kept where the model, the steps and the guidance are
 the same, and ``machines`` says where each was measured.
@@ -80,6 +80,7 @@ def video_settings() -> dict[str, dict]:
         "this, frames apart, true tokens": {"model": "apart", "tokens": "true", "seeds": 1},
     }
     quick = {
+        "quick: straight line in tokens": {"model": "ours", "tokens": "line"},
         "quick: SparseCtrl idea": {"model": "sparse"},
         "quick: SEINE idea": {"model": "mask"},
         "quick: this, frames apart": {"model": "apart", "tokens": "joint"},
@@ -332,7 +333,7 @@ def choose(device, folder, n=42, known=None) -> dict:
         for scale in SCALES:
             frames = studio.make(0, scale, model=model, tokens=TOKENS[model])
             out[model][str(scale)] = round(float(studio.errors(frames)[1].mean()), 5)
-    return out
+    return {model: out[model] for model in ("apart", "sparse", "mask")}
 
 
 def renewed(device, folder, n=42, known=None) -> dict:
@@ -350,7 +351,7 @@ def renewed(device, folder, n=42, known=None) -> dict:
             )
             means = {k: np.mean([r[k] for r in rows if r[k] is not None]) for k in ("parts", "identity")}
             out[model][str(eta)] = {k: round(float(v), 5) for k, v in means.items()}
-    return out
+    return {model: out[model] for model in TOKENS}
 
 
 def sheet(frames, path):
