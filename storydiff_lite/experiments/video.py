@@ -321,37 +321,44 @@ def summarize(rows, kinds):
     return {k: [round(x, 5) for x in mean_and_interval(v)] for k, v in values.items() if v}
 
 
+def on_validation(models, known, n, device, folder, find) -> dict:
+    """``{model: find(studio, model)}`` with ``n`` validation clips; what is in ``known`` stands there."""
+    missing = set(models) - set(known or {})
+    studio = Studio("validation", n, device, folder) if missing else None
+    return {m: find(studio, m) if m in missing else known[m] for m in models}
+
+
 def choose(device, folder, n=42, known=None) -> dict:
     """Guidance of each model, by the parts' error on validation clips: ``{model: {scale: error}}``; for those
     in ``known`` it stands there.
     """
-    studio, out = Studio("validation", n, device, folder), dict(known or {})
-    for model in ("apart", "sparse", "mask"):
-        if model in out:
-            continue
-        out[model] = {}
+
+    def find(studio, model):
+        out = {}
         for scale in SCALES:
             frames = studio.make(0, scale, model=model, tokens=TOKENS[model])
-            out[model][str(scale)] = round(float(studio.errors(frames)[1].mean()), 5)
-    return {model: out[model] for model in ("apart", "sparse", "mask")}
+            out[str(scale)] = round(float(studio.errors(frames)[1].mean()), 5)
+        return out
+
+    return on_validation(("apart", "sparse", "mask"), known, n, device, folder, find)
 
 
 def renewed(device, folder, n=42, known=None) -> dict:
     """What noise that is drawn anew brings each model on validation clips, without guidance:
     ``{model: {eta: {"parts": error, "identity": share}}}``; for those in ``known`` it stands there.
     """
-    studio, out = Studio("validation", n, device, folder), dict(known or {})
-    for model in TOKENS:
-        if model in out:
-            continue
-        out[model] = {}
+
+    def find(studio, model):
+        out = {}
         for eta in (0.0, 1.0):
             rows = studio.measure(
                 studio.make(0, model=model, tokens=TOKENS[model], steps=QUICK["steps"], eta=eta)
             )
             means = {k: np.mean([r[k] for r in rows if r[k] is not None]) for k in ("parts", "identity")}
-            out[model][str(eta)] = {k: round(float(v), 5) for k, v in means.items()}
-    return {model: out[model] for model in TOKENS}
+            out[str(eta)] = {k: round(float(v), 5) for k, v in means.items()}
+        return out
+
+    return on_validation(TOKENS, known, n, device, folder, find)
 
 
 def sheet(frames, path):
