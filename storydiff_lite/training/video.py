@@ -323,7 +323,15 @@ def train(
         cooldown=cooldown,
         seconds=seconds,
         began=None if begin is None else card_of(begin),
-        facts={"batch": batch, "clips": pool, "variant": variant},
+        facts={
+            "batch": batch,
+            "clips": pool,
+            "variant": variant,
+            "lr": lr,
+            "muon_lr": muon_lr,
+            "cooldown": cooldown,
+            "late": late,
+        },
     )
     schedule = noise_schedule(device)
     empty, ids = prompts([""]), sizes(batch, size, device)
@@ -389,10 +397,42 @@ def card(run, heldout, seed):
         "seconds": round(run.seconds),
         "machine": run.facts.get("machine", machine()),
         "torch": torch.__version__.split("+")[0],
+        **{k: run.facts[k] for k in ("variant", "lr", "muon_lr", "cooldown", "late") if k in run.facts},
         "heldout": {"loss": heldout},
         **({"began": run.began} if run.began else {}),
         "log": run.log[:: max(1, len(run.log) // 100)],
     }
+
+
+def save(net, folder, card):
+    """A trained decoder, its predictor and its card: a folder, whole or not at all."""
+
+    def write(to):
+        video.save_parts(to, net["decoder"], net["predictor"] if "predictor" in net else None)
+        (to / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+
+    weights.atomic_save(folder, write)
+
+
+@torch.no_grad()
+def mean(folders, unet):
+    """The mean of decoders and predictors of ours that began with the same weights: ``(net, cards)``.
+
+    Runs that went their ways from one place end around the same better one (model soups, 2203.05482).
+    """
+    nets = [build("ours", unet, begin=folder) for folder in folders]
+    for several in zip(*(net.parameters() for net in nets), strict=True):
+        several[0].copy_(torch.stack(several).mean(0))
+    return nets[0].eval(), [card_of(folder) for folder in folders]
+
+
+def card_of_mean(cards, heldout):
+    """What the runs have in common, what each was, and what their mean reached."""
+    total = {k: sum(c[k] for c in cards) for k in ("steps", "seconds")}
+    own = {"heldout", *total}
+    common = {k: v for k, v in cards[0].items() if k not in own and all(c.get(k) == v for c in cards)}
+    each = [{k: v for k, v in c.items() if k not in common} for c in cards]
+    return {"part": "video", **common, **total, "heldout": {"loss": heldout}, "mean_of": each}
 
 
 def pack(folder="checkpoints", root=weights.DATA):
@@ -418,6 +458,7 @@ def main(argv=None):
     p.add_argument("--variant", choices=VARIANTS, default="ours")
     p.add_argument("--prepare", action="store_true", help="only draw and encode the clips")
     p.add_argument("--pack", action="store_true", help="only put the trained weights among the shipped ones")
+    p.add_argument("--mean", nargs="+", metavar="FOLDER", help="take the mean of trained folders of ours")
     p.add_argument("--begin", help="folder to go on from, such as storydiff_lite/data/video (ours only)")
     p.add_argument("--lr", type=float, default=1e-3, help="step size of AdamW; Muon's is 8 times as large")
     p.add_argument("--cooldown", type=float, default=0.5, help="fraction of the run with falling step size")
@@ -445,6 +486,12 @@ def main(argv=None):
         print(f"prepared in {time.time() - began:.0f} s")
         return None
     parts = micro(a.device)
+    if a.mean:
+        net, cards = mean(a.mean, parts[1])
+        heldout = measure(net, "ours", a.size, a.device, a.heldout, a.folder, parts)
+        save(net, Path(a.folder) / "video-ours", card_of_mean(cards, heldout))
+        print(f"the mean of {len(cards)}, held out: {heldout}")
+        return None
     net, run = train(
         a.variant,
         a.steps,
@@ -463,12 +510,6 @@ def main(argv=None):
         late=not a.even,
     )
     heldout = measure(net, a.variant, a.size, a.device, a.heldout, a.folder, parts)
-    text = json.dumps(card(run, heldout, a.seed), indent=1)
-
-    def write(to):
-        video.save_parts(to, net["decoder"], net["predictor"] if "predictor" in net else None)
-        (to / "card.json").write_text(text + "\n")
-
-    weights.atomic_save(Path(a.folder) / f"video-{a.variant}", write)
+    save(net, Path(a.folder) / f"video-{a.variant}", card(run, heldout, a.seed))
     print(f"video-{a.variant}: {run.done} steps, {run.seconds:.0f} s, held out: {heldout}")
     return None
