@@ -17,10 +17,7 @@ a bear sitting on the moon
 SETTINGS = {"each panel for itself": {"consistency": 0}, "together": {"consistency": 1, "layers": "all"}}
 #: of chapter 9
 MOVING = [
-    "a cat walking in the snow",
-    "a cat jumping in the snow",
-    "a cat waving in the snow",
-    "a cat sitting in the snow",
+    f"an orange cat with a red hat {does} in the snow" for does in ("walking", "jumping", "waving", "sitting")
 ]
 
 
