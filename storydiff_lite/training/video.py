@@ -43,7 +43,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionM
 from .. import clips, motion, video, weights
 from ..tokens import load_tokenizer
 from . import data
-from .common import Run, autocast, machine
+from .common import Run, autocast
 from .motion import clip_pool, relative_error
 from .unet import Prompts, fastest_attention, noise_schedule, time_ids
 
@@ -387,17 +387,15 @@ def card_of(folder):
 
 
 def card(run, heldout, seed):
-    """What a variant was trained on, for how long, where, and what it reached."""
+    """What a variant was trained on, how, for how long, where, and what it reached."""
     return {
         "part": "video",
         "data": f"{run.facts['clips']:,} clips of {FRAMES} frames (clips.specimen, split train)",
         "steps": run.done,
-        "batch": run.facts["batch"],
         "seed": seed,
         "seconds": round(run.seconds),
-        "machine": run.facts.get("machine", machine()),
         "torch": torch.__version__.split("+")[0],
-        **{k: run.facts[k] for k in ("variant", "lr", "muon_lr", "cooldown", "late") if k in run.facts},
+        **{k: v for k, v in run.facts.items() if k != "clips"},  # batch, machine, and how it learnt
         "heldout": {"loss": heldout},
         **({"began": run.began} if run.began else {}),
         "log": run.log[:: max(1, len(run.log) // 100)],
