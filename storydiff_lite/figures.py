@@ -100,6 +100,49 @@ def figure_html(picture, alt, caption=None, width=None) -> str:
     )
 
 
+def table(head, rows, caption: str | None = None) -> None:
+    """Show a table on the page (`table_html`)."""
+    from IPython.display import HTML, display
+
+    display(HTML(table_html(head, rows, caption)))
+
+
+def table_html(head, rows, caption=None) -> str:
+    """HTML of a table that scrolls where a page is too narrow for it.
+
+    Parameters
+    ----------
+    head : list of str
+        Names of the columns; the first one says what the rows are.
+    rows : list of lists
+        The name of a row and its cells; an empty cell is ``""``.
+    caption : str, optional
+        A line above the table.
+
+    Raises
+    ------
+    ValueError
+        A column without a name, or a row that has not as many cells as there are names.
+    """
+    if not all(str(h).strip() for h in head):
+        raise ValueError("Every column of a table needs a name; the first one says what the rows are.")
+    for row in rows:
+        if len(row) != len(head):
+            raise ValueError(f"A row of {len(row)} cells stands under {len(head)} columns: {row[0]}.")
+
+    def line(cells, tag, scope, first):
+        said = [html.escape(str(c)) for c in cells]
+        return f'<tr><th scope="{first}">{said[0]}</th>' + "".join(
+            f"<{tag}{scope}>{c}</{tag}>" for c in said[1:]
+        )
+
+    top = line(head, "th", ' scope="col"', "col")
+    body = "".join(line(row, "td", "", "row") + "</tr>" for row in rows)
+    above = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    inner = f"{above}<thead>{top}</tr></thead><tbody>{body}</tbody>"
+    return f'<table class="numbers" tabindex="0">{inner}</table>'  # focusable, so that keys can scroll it
+
+
 def data_url(picture, quality: int = 88) -> tuple[str, tuple[int, int]]:
     """A picture as a ``data:`` address, and its width and height.
 

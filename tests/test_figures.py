@@ -125,3 +125,19 @@ def test_chips_wrap_and_refuse_unknown_kinds():
     assert (0, 114, 178) in {c for _, c in one.getcolors(1 << 16)}
     with pytest.raises(ValueError, match="'noun'.*class"):
         figures.chips([("ids", [("bear", 1, "noun")])])
+
+
+def test_a_table_names_its_columns_and_escapes_what_it_says():
+    told = figures.table_html(["way", "error"], [["a < b", 0.5], ["c", ""]], "All of it")
+    assert "<caption>All of it</caption>" in told and "a &lt; b" in told
+    assert told.count("<tr>") == told.count("</tr>") == 3
+    assert told.count('scope="row"') == 2 and told.count('scope="col"') == 2 and "<td>0.5</td>" in told
+
+
+@pytest.mark.parametrize(
+    ("head", "rows", "says"),
+    [(["", "error"], [], "needs a name"), (["way", "error"], [["a"]], "1 cells stands under 2 columns: a")],
+)
+def test_a_table_that_cannot_be_read(head, rows, says):
+    with pytest.raises(ValueError, match=says):
+        figures.table_html(head, rows)

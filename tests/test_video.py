@@ -168,9 +168,32 @@ def test_training_goes_on_from_shipped_weights(unet):
     assert net["decoder"].look_up and net["predictor"].head.weight.any()
     values = [m.to_v.weight for n, m in net.named_modules() if n.endswith("attn2.processor")]
     assert values and all(v.any() for v in values)
-    with pytest.raises(ValueError, match="Only the variant ours"):
+    with pytest.raises(ValueError, match="are of the variant ours; mask cannot begin with them"):
         training.build("mask", unet, begin=weights.path("video"))
-    assert training.card_of(weights.path("video"))["steps"] > 0
+    card = training.card_of(weights.path("video"))
+    assert training.stages(card)[-1] == card and training.clips_seen(card) > card["steps"] * card["batch"]
+
+
+@pytest.mark.parametrize("variant", training.VARIANTS)
+def test_every_variant_goes_on_from_its_own_weights(unet, tmp_path, variant):
+    net = training.build(variant, unet, 384, 16)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.01 * torch.randn_like(p))
+    video.save_parts(tmp_path, net["decoder"], net["predictor"] if "predictor" in net else None)
+    again = training.build(variant, unet, begin=tmp_path)
+    assert training.variant_of(again["decoder"]) == variant and set(again) == set(net)
+    learnt = {n: p for n, p in net.named_parameters() if p.requires_grad}
+    found = {n: p for n, p in again.named_parameters() if p.requires_grad}
+    assert learnt.keys() == found.keys()
+    assert all(torch.allclose(p, found[n], atol=5e-3) for n, p in learnt.items())
+    assert training.card_of(tmp_path) is None and training.clips_seen(None) == 0
+
+
+def test_a_decoder_whose_frames_were_apart_begins_to_look_up(unet, tmp_path):
+    net = training.build("apart", unet, 384, 16)
+    video.save_parts(tmp_path, net["decoder"], net["predictor"])
+    assert training.build("ours", unet, begin=tmp_path)["decoder"].look_up
 
 
 @torch.no_grad()

@@ -3,13 +3,14 @@
 The paper's Table 2 at this scale: its four metrics, each with the micro encoders that stand in for the real
 ones, and what no table of real videos can have: the distance to the truth.
 
-*SparseCtrl idea*, *SEINE idea* and *this, frames apart* learnt on the same clips for the same time, with the
-same parts of the U-Net. *This* went on from the last of them, with frames that look the known ones up
-(`video.KnownFrameAttention`): it learnt longer than the others, as its card says. What is *quick* was drawn
-in few steps, with noise drawn anew in each, so that a CPU could draw it: compare it with what is quick.
+All that a U-Net draws is drawn alike: in the pipeline's own number of steps, with noise drawn anew in each,
+and with the guidance that was best for that model on validation clips. *SparseCtrl idea*, *SEINE idea*,
+*this, frames apart* and *this, trained alike* learnt on the same clips for the same time
+(``tools/transitions.sh``); *this*, the shipped decoder, went on from the last of them alone. How many clips
+each has seen, and on which machine, stands in ``learnt``.
 
 A model is measured once: rows of an earlier record are kept where the model, the steps and the guidance are
-the same, and ``machines`` says where each was measured.
+the same, and ``machines`` says where each was measured. It is an experiment for a GPU: a CPU needs a day.
 """
 
 from __future__ import annotations
@@ -31,17 +32,15 @@ from ..training.common import autocast
 from ..training.data import on_all_cores
 from ..training.motion import clip_pool
 from ..training.unet import noise_schedule
-from ..training.video import FRAMES, micro, prepared, sizes, start_predictor
+from ..training.video import FRAMES, card_of, clips_seen, micro, prepared, sizes, stages, start_predictor
 from . import finder
 from .records import RESULTS, Experiment, header, mean_and_interval, sweep
 
-SEEDS, STEPS, SIZE = 3, 12, 64
+SEEDS, STEPS, ETA, SIZE = 3, 12, 1.0, 64
 #: guidance scales that are tried on validation clips
 SCALES = (1.0, 1.5, 2.5)
 #: which tokens a model reads
-TOKENS = {"apart": "joint", "ours": "joint", "sparse": None, "mask": None}
-#: what a CPU can draw hundreds of: few steps, noise drawn anew in each, no guidance, one seed
-QUICK = {"steps": 4, "eta": 1.0, "guidance": 1.0, "seeds": 1}
+TOKENS = {"ours": "joint", "alike": "joint", "apart": "joint", "sparse": None, "mask": None}
 #: metric -> which way is better (-1 less, 1 more, 0 neither: compare it with the truth)
 KINDS = {
     "place": -1,  # distance of the characters to the truth, in picture heights
@@ -67,26 +66,21 @@ SHOWN = len(clips.KINDS)
 
 def video_settings() -> dict[str, dict]:
     """Name -> how the frames between are made."""
-    slow = {
+    return {
         "truth": {"make": "truth"},
         "truth, through the autoencoder": {"make": "coded"},
         "cross-fade": {"make": "fade"},
         "straight line in latents": {"make": "latents"},
-        "straight line in tokens": {"model": "apart", "tokens": "line"},
+        "straight line in tokens": {"model": "ours", "tokens": "line"},
         "SparseCtrl idea": {"model": "sparse"},
         "SEINE idea": {"model": "mask"},
         "this, frames apart": {"model": "apart", "tokens": "joint"},
-        "this, frames apart, predictor trained on tokens alone": {"model": "apart", "tokens": "alone"},
-        "this, frames apart, true tokens": {"model": "apart", "tokens": "true", "seeds": 1},
+        "this, trained alike": {"model": "alike", "tokens": "joint"},
+        "this": {"model": "ours", "tokens": "joint"},
+        "this, predictor trained on tokens alone": {"model": "ours", "tokens": "alone"},
+        "this, true tokens": {"model": "ours", "tokens": "true"},
+        "this, in 4 steps": {"model": "ours", "tokens": "joint", "steps": 4, "guidance": 1.0},
     }
-    quick = {
-        "quick: straight line in tokens": {"model": "ours", "tokens": "line"},
-        "quick: SparseCtrl idea": {"model": "sparse"},
-        "quick: SEINE idea": {"model": "mask"},
-        "quick: this, frames apart": {"model": "apart", "tokens": "joint"},
-        "quick: this": {"model": "ours", "tokens": "joint"},
-    }
-    return slow | {name: setting | QUICK for name, setting in quick.items()}
 
 
 class Studio:
@@ -95,8 +89,9 @@ class Studio:
     Parameters
     ----------
     folder : str or Path
-        Checkpoints: ``video-sparse``, ``video-mask`` and ``video-apart`` (ours before its frames looked the
-        known ones up) are read from there; ours is the shipped one, or the one of ``folder`` if none is.
+        Checkpoints: ``video-sparse``, ``video-mask``, ``video-apart`` (ours, but no frame looks the known
+        ones up) and ``video-alike`` (ours when it had learnt as long as those) are read from there; ours is
+        the shipped one, or the one of ``folder`` if none is.
     """
 
     def __init__(self, split, n, device="cpu", folder="checkpoints"):
@@ -130,8 +125,8 @@ class Studio:
         if name not in self.models:
             if not self.where(name).exists():
                 raise FileNotFoundError(
-                    f"There is no {self.where(name)}: train it with `python -m storydiff_lite.training video "
-                    f"--variant {name}`."
+                    f"There is no {self.where(name)}: `tools/transitions.sh` trains it, with all others that "
+                    "are compared."
                 )
             self.models[name] = video.load_parts(self.where(name), self.unet)
         return self.models[name]
@@ -147,7 +142,7 @@ class Studio:
         return predict(k[:, 0], k[:, -1], FRAMES)
 
     @torch.no_grad()
-    def make(self, seed=0, guidance=1.0, make=None, model=None, tokens=None, steps=STEPS, eta=0.0):
+    def make(self, seed=0, guidance=1.0, make=None, model=None, tokens=None, steps=STEPS, eta=ETA):
         """Frames of all clips, uint8 [n, F, 3, S, S]; the first and the last are the true ones."""
         if make == "truth":
             return self.truth
@@ -279,11 +274,20 @@ def digest(folder):
     return hashlib.sha256("".join(map(weights.sha256, files)).encode()).hexdigest() if files else None
 
 
+def learnt(folder) -> dict:
+    """What the model of a folder learnt from: ``clips`` seen in all, and of each of its ``runs`` the steps,
+    the clips a step, the seconds, the machine and the held-out loss after it.
+    """
+    card = card_of(folder)
+    kept = ("steps", "batch", "seconds", "machine", "heldout")
+    return {"clips": clips_seen(card), "runs": [{k: c[k] for k in kept} for c in stages(card)]}
+
+
 def unchanged(earlier, record, settings) -> dict:
     """What of an earlier record need not be measured again: ``summary``, ``seconds``, ``rows`` and
     ``machines`` of settings whose model, steps and guidance are the same in both.
     """
-    same_run = all(earlier.get(k) == record[k] for k in ("stories", "split", "sampled_seeds", "steps"))
+    same_run = all(earlier.get(k) == record[k] for k in ("stories", "split", "sampled_seeds", "steps", "eta"))
 
     def same(name):
         setting = settings[name]
@@ -340,7 +344,7 @@ def choose(device, folder, n=42, known=None) -> dict:
             out[str(scale)] = round(float(studio.errors(frames)[1].mean()), 5)
         return out
 
-    return on_validation(("apart", "sparse", "mask"), known, n, device, folder, find)
+    return on_validation(TOKENS, known, n, device, folder, find)
 
 
 def renewed(device, folder, n=42, known=None) -> dict:
@@ -351,9 +355,7 @@ def renewed(device, folder, n=42, known=None) -> dict:
     def find(studio, model):
         out = {}
         for eta in (0.0, 1.0):
-            rows = studio.measure(
-                studio.make(0, model=model, tokens=TOKENS[model], steps=QUICK["steps"], eta=eta)
-            )
+            rows = studio.measure(studio.make(0, model=model, tokens=TOKENS[model], eta=eta))
             means = {k: np.mean([r[k] for r in rows if r[k] is not None]) for k in ("parts", "identity")}
             out[str(eta)] = {k: round(float(v), 5) for k, v in means.items()}
         return out
@@ -374,7 +376,7 @@ def run(stories=210, device="cpu", folder="checkpoints", keep=RESULTS / "video")
     studio, shown = Studio("heldout", stories, device, folder), {}
     file = RESULTS / "video.json"
     earlier = json.loads(file.read_text()) if file.exists() else {"settings": {}, "rows": {}}
-    models = {name: digest(studio.where(name)) for name in ("ours", "apart", "sparse", "mask")}
+    models = {name: digest(studio.where(name)) for name in TOKENS}
     kept = {m for m, found in models.items() if earlier.get("models", {}).get(m) == found}
 
     def known(name):  # what was found on validation clips for the models that are the same
@@ -382,7 +384,7 @@ def run(stories=210, device="cpu", folder="checkpoints", keep=RESULTS / "video")
         return {m: tried[m] for m in kept & tried.keys()}
 
     scales = choose(device, folder, min(42, stories), known("validation"))
-    tried_noise = renewed(device, folder, min(14, stories), known("renewed"))
+    tried_noise = renewed(device, folder, min(42, stories), known("renewed"))
     guidance = {m: float(min(found, key=found.get)) for m, found in scales.items()}
 
     def rows_of(setting):
@@ -411,9 +413,11 @@ def run(stories=210, device="cpu", folder="checkpoints", keep=RESULTS / "video")
         split="heldout",
         sampled_seeds=SEEDS,
         steps=STEPS,
+        eta=ETA,
         guidance=guidance,
         validation=scales,
         models=models,
+        learnt={name: learnt(studio.where(name)) for name in TOKENS},
         renewed=tried_noise,
         paper={k: list(v) for k, v in PAPER.items()},
         finder={k: [round(float(x.mean()), 5) for x in v] for k, v in finder_errors.items()},

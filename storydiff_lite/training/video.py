@@ -145,18 +145,24 @@ def start_predictor(folder="checkpoints"):
 
 
 def build(variant, unet, token_dim=96, num_tokens=16, predictor=None, begin=None) -> nn.ModuleDict:
-    """``decoder`` (and ``predictor``) of a variant, all of the U-Net frozen but `LEARNS`; untrained, or, of
-    ours, with the weights of the folder ``begin``.
+    """``decoder`` (and ``predictor``) of a variant, all of the U-Net frozen but `LEARNS`; untrained, or with
+    the weights of the folder ``begin``, which are of the same variant, or, for ours, of ``apart``.
     """
     if variant not in VARIANTS:
         raise ValueError(f"There is no variant {variant!r}: choose one of {', '.join(VARIANTS)}.")
     if begin is not None:
-        if variant != "ours":
-            raise ValueError("Only the variant ours can begin with weights of a folder.")
         decoder, predictor = video.load_parts(begin, unet)
-        if not decoder.look_up:
+        found = variant_of(decoder)
+        if variant == "ours" and found == "apart":
             decoder.start_looking_up()
-        return learning(nn.ModuleDict({"decoder": decoder, "predictor": predictor}).to(unet.device))
+        elif variant != found:
+            raise ValueError(
+                f"The weights in {begin} are of the variant {found}; {variant} cannot begin with them."
+            )
+        net = nn.ModuleDict({"decoder": decoder})
+        if predictor is not None:
+            net["predictor"] = predictor
+        return learning(net.to(unet.device))
     adapter = video.motion_adapter(unet, in_channels=9 if variant == "mask" else None)
     moving = video.motion_unet(unet, adapter)
     projection = control = None
@@ -169,6 +175,13 @@ def build(variant, unet, token_dim=96, num_tokens=16, predictor=None, begin=None
     if projection is not None:
         net["predictor"] = predictor or motion.micro(token_dim, num_tokens)
     return learning(net.to(unet.device))
+
+
+def variant_of(decoder):
+    """Which of `VARIANTS` a decoder is."""
+    if decoder.projection is not None:
+        return "ours" if decoder.look_up else "apart"
+    return "mask" if decoder.control is None else "sparse"
 
 
 def learning(net):
@@ -292,7 +305,7 @@ def train(
     folder : str or Path
         Of checkpoints; the one of the motion predictor, if it is there, is what ours begins with.
     begin : str or Path, optional
-        Folder of a trained decoder and predictor of ours, to go on from.
+        Folder of a trained decoder (and predictor), to go on from.
     cooldown : float
         Fraction of the run in which the step size falls.
     late : bool
@@ -380,10 +393,22 @@ def measure(net, variant, size=64, device="cpu", n=210, folder="checkpoints", pa
 
 
 def card_of(folder):
-    """The card of a decoder's folder: the one in it, or the one of the shipped weights; without its log."""
-    files = Path(folder) / "card.json", weights.DATA / "cards" / "video.json"
-    card = json.loads(next(f for f in files if f.exists()).read_text())
-    return {k: v for k, v in card.items() if k not in ("log", "part")}
+    """The card of a decoder's folder, without its log; None where there is none."""
+    shipped = Path(folder).resolve() == (weights.DATA / "video").resolve()
+    file = weights.DATA / "cards" / "video.json" if shipped else Path(folder) / "card.json"
+    if not file.exists():
+        return None
+    return {k: v for k, v in json.loads(file.read_text()).items() if k not in ("log", "part")}
+
+
+def stages(card):
+    """Cards of all runs that a decoder went through, the first one first."""
+    return [] if card is None else [*stages(card.get("began")), card]
+
+
+def clips_seen(card):
+    """How many clips a decoder learnt from, over all its runs; a clip that came twice counts twice."""
+    return sum(c["steps"] * c["batch"] for c in stages(card))
 
 
 def card(run, heldout, seed):
@@ -418,10 +443,14 @@ def mean(folders, unet):
 
     Runs that went their ways from one place end around the same better one (model soups, 2203.05482).
     """
+    cards = [card_of(folder) for folder in folders]
+    for folder, found in zip(folders, cards, strict=True):
+        if found is None:
+            raise SystemExit(f"There is no card.json in {folder}: name folders that the training wrote.")
     nets = [build("ours", unet, begin=folder) for folder in folders]
     for several in zip(*(net.parameters() for net in nets), strict=True):
         several[0].copy_(torch.stack(several).mean(0))
-    return nets[0].eval(), [card_of(folder) for folder in folders]
+    return nets[0].eval(), cards
 
 
 def card_of_mean(cards, heldout):
@@ -457,7 +486,7 @@ def main(argv=None):
     p.add_argument("--prepare", action="store_true", help="only draw and encode the clips")
     p.add_argument("--pack", action="store_true", help="only put the trained weights among the shipped ones")
     p.add_argument("--mean", nargs="+", metavar="FOLDER", help="take the mean of trained folders of ours")
-    p.add_argument("--begin", help="folder to go on from, such as storydiff_lite/data/video (ours only)")
+    p.add_argument("--begin", help="folder to go on from, such as storydiff_lite/data/video")
     p.add_argument("--lr", type=float, default=1e-3, help="step size of AdamW; Muon's is 8 times as large")
     p.add_argument("--cooldown", type=float, default=0.5, help="fraction of the run with falling step size")
     p.add_argument("--even", action="store_true", help="learn from all times alike, not more from much noise")
