@@ -130,16 +130,16 @@ def table_html(head, rows, caption=None) -> str:
         if len(row) != len(head):
             raise ValueError(f"A row of {len(row)} cells stands under {len(head)} columns: {row[0]}.")
 
-    def line(cells, tag, scope, first):
-        said = [html.escape(str(c)) for c in cells]
-        return f'<tr><th scope="{first}">{said[0]}</th>' + "".join(
-            f"<{tag}{scope}>{c}</{tag}>" for c in said[1:]
-        )
+    def line(cells):
+        return f"<tr>{''.join(cells)}</tr>"
 
-    top = line(head, "th", ' scope="col"', "col")
-    body = "".join(line(row, "td", "", "row") + "</tr>" for row in rows)
+    top = line(f'<th scope="col">{html.escape(str(h))}</th>' for h in head)
+    body = ""
+    for name, *cells in rows:
+        first = f'<th scope="row">{html.escape(str(name))}</th>'
+        body += line([first, *(f"<td>{html.escape(str(c))}</td>" for c in cells)])
     above = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    inner = f"{above}<thead>{top}</tr></thead><tbody>{body}</tbody>"
+    inner = f"{above}<thead>{top}</thead><tbody>{body}</tbody>"
     return f'<table class="numbers" tabindex="0">{inner}</table>'  # focusable, so that keys can scroll it
 
 

@@ -159,21 +159,22 @@ def build(variant, unet, token_dim=96, num_tokens=16, predictor=None, begin=None
             raise ValueError(
                 f"The weights in {begin} are of the variant {found}; {variant} cannot begin with them."
             )
-        net = nn.ModuleDict({"decoder": decoder})
-        if predictor is not None:
-            net["predictor"] = predictor
-        return learning(net.to(unet.device))
-    adapter = video.motion_adapter(unet, in_channels=9 if variant == "mask" else None)
-    moving = video.motion_unet(unet, adapter)
-    projection = control = None
-    if variant in ("ours", "apart"):
-        projection = video.TokenProjection(token_dim, num_tokens, unet.config.cross_attention_dim)
-    if variant == "sparse":
-        control = video.sparse_control(unet).requires_grad_(True)
-    pin, look_up = projection is not None, variant == "ours"
-    net = nn.ModuleDict({"decoder": video.Decoder(moving, projection, control, pin, look_up)})
-    if projection is not None:
-        net["predictor"] = predictor or motion.micro(token_dim, num_tokens)
+    else:
+        adapter = video.motion_adapter(unet, in_channels=9 if variant == "mask" else None)
+        moving = video.motion_unet(unet, adapter)
+        projection = control = None
+        if variant in ("ours", "apart"):
+            projection = video.TokenProjection(token_dim, num_tokens, unet.config.cross_attention_dim)
+            predictor = predictor or motion.micro(token_dim, num_tokens)
+        else:
+            predictor = None
+        if variant == "sparse":
+            control = video.sparse_control(unet).requires_grad_(True)
+        pin, look_up = projection is not None, variant == "ours"
+        decoder = video.Decoder(moving, projection, control, pin, look_up)
+    net = nn.ModuleDict({"decoder": decoder})
+    if predictor is not None:
+        net["predictor"] = predictor
     return learning(net.to(unet.device))
 
 
