@@ -206,7 +206,7 @@ def _pictures(pairs):
 
 def _film(args):
     names = {"fps": "fps", "frames": "frames", "hold": "hold", "video_model": "model", "motion": "motion"}
-    names["image_encoder"] = "image_encoder"
+    names |= {"image_encoder": "image_encoder", "refine": "refine"}
     return {name: getattr(args, k) for k, name in names.items() if getattr(args, k) is not None}
 
 
@@ -285,6 +285,13 @@ def _add_output(parser):
     film.add_argument("--video-model", metavar="MODEL", help="for panels of another model than 'micro'")
     film.add_argument("--motion", metavar="FOLDER", help="its motion weights")
     film.add_argument("--image-encoder", metavar="FOLDER", help="its image encoder")
+    film.add_argument(
+        "--refine",
+        type=float,
+        metavar="STRENGTH",
+        help="how strongly the U-Net that drew the panels redraws the frames between them, from 0 to 1 "
+        "(default 0.5; for another model 0, not at all)",
+    )
     parser.add_argument(
         "--pictures", action="append", metavar="NAME=FILE", help="a reference picture, or a folder of them"
     )

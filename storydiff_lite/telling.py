@@ -53,7 +53,16 @@ SETTINGS = (
 )
 
 #: how a video is made, unless a recipe says otherwise
-FILM = {"frames": 16, "hold": 4, "fps": 8, "model": "micro", "motion": None, "image_encoder": None}
+FILM = {
+    "frames": 16,
+    "hold": 4,
+    "fps": 8,
+    "model": "micro",
+    "motion": None,
+    "image_encoder": None,
+    "lora": "passages",
+    "refine": None,
+}
 
 #: schedulers that keep nothing between two steps, so that a run can go on at any of them
 STATELESS = ("DDIMScheduler", "EulerDiscreteScheduler")
@@ -86,8 +95,9 @@ class Recipe:
         As of `comic.comic`.
     film : dict
         How a video is made, those of `FILM`: ``frames`` of a transition and how many each panel is held, a
-        second's frames ``fps``, the video ``model``, its ``motion`` weights and ``image_encoder`` (as of
-        `video.TransitionPipeline.from_pretrained`).
+        second's frames ``fps``, the video ``model``, its ``motion`` weights, ``image_encoder`` and ``lora``
+        (as of `video.TransitionPipeline.from_pretrained`; the shipped LoRA is for the shipped model alone),
+        and how strongly frames are redrawn, ``refine`` (as of `video.story_to_video`).
 
     Raises
     ------
@@ -113,6 +123,9 @@ class Recipe:
         unknown = sorted(set(self.film) - set(FILM))
         if unknown:
             raise ValueError(f"Nothing of a film is called {unknown[0]!r}; there are {', '.join(FILM)}.")
+        refine = self.film.get("refine")
+        if refine is not None and not 0 <= refine <= 1:
+            raise ValueError(f"refine is {refine}; it must be from 0, not at all, to 1.")
         if self.settings.get("schedule", "always") not in SCHEDULES:
             raise ValueError(
                 f"No schedule is called {self.settings['schedule']!r}; there are {', '.join(SCHEDULES)}."
@@ -366,8 +379,12 @@ def load_mover(recipe, path, panels, device="cpu"):
             video._ffmpeg()
         except RuntimeError as error:
             raise ValueError(str(error)) from error
-    parts = {k: film[k] for k in ("motion", "image_encoder")}
-    return video.TransitionPipeline.from_pretrained(film["model"], **parts).to(device)
+    parts = {k: film[k] for k in ("motion", "image_encoder", "lora")}
+    shipped = film["model"] == "micro" and film["motion"] is None
+    if film["lora"] == FILM["lora"] and not shipped:
+        parts["lora"] = None
+    refiner = True if film["refine"] else None
+    return video.TransitionPipeline.from_pretrained(film["model"], **parts, refiner=refiner).to(device)
 
 
 def _write_video(mover, path, images, panels, recipe, progress):
@@ -376,8 +393,9 @@ def _write_video(mover, path, images, panels, recipe, progress):
     film = recipe.film
     before = getattr(mover, "_progress_bar_config", {})
     mover.set_progress_bar_config(disable=not progress, desc=f"{len(images) - 1} transitions", leave=False)
+    more = {} if film["refine"] is None else {"refine": film["refine"]}
     frames = story_to_video(
-        mover, images, panels, num_frames=film["frames"], hold=film["hold"], seed=recipe.seed
+        mover, images, panels, num_frames=film["frames"], hold=film["hold"], seed=recipe.seed, **more
     )
     mover.set_progress_bar_config(**before)
     save_video(frames, path, fps=film["fps"], progress=progress)
@@ -507,6 +525,8 @@ def read_recipe(png):
         if found["version"] != 1 or more:
             what = ", ".join(sorted(more)) or f"version {found['version']}"
             raise RecipeError(f"{png} was written by another version of storydiff ({what}).")
+        if found["recipe"].get("film"):  # one of before there were these
+            found["recipe"]["film"] = {"lora": None, "refine": 0.0} | found["recipe"]["film"]
         return Recipe(**found["recipe"]), found["made"]
     except RecipeError:
         raise

@@ -31,6 +31,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils import logging as diffusers_logging
+from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -43,9 +44,12 @@ from .attention import project
 from .figures import data_url
 from .guidance import guide
 from .motion import SemanticMotionPredictor, semantic_tokens
+from .refine import refine as redraw
 
 #: frames that go through the motion U-Net together, the two known ones among them
 WINDOW = 16
+#: how strongly the frames between two panels of a story are refined: the best on validation passages
+REFINE = 0.5
 
 
 # --------------------------------------------------------------------------------------------- the parts
@@ -219,7 +223,7 @@ class KnownFrameAttention:
     Parameters
     ----------
     frames : int
-        Of a video; `Decoder` sets it before each pass.
+        Of a video; `Decoder` and `refine` set it before each pass.
     """
 
     def __init__(self, frames=1):
@@ -244,6 +248,12 @@ def spatial_self_attention(unet):
     for name, module in unet.named_modules():
         if name.endswith("attn1") and "motion_modules" not in name:
             yield name, module
+
+
+def read_ends(unet):
+    """Let all frames that go through a U-Net together read the first and the last of them."""
+    for _, layer in spatial_self_attention(unet):
+        layer.set_processor(KnownFrameAttention())
 
 
 class Decoder(nn.Module):
@@ -415,7 +425,7 @@ def save_parts(folder, decoder: Decoder, predictor=None):
 
 
 @quiet()
-def load_parts(folder, unet):
+def load_parts(folder, unet, lora=None):
     """What `save_parts` wrote, or an AnimateDiff ``MotionAdapter`` folder, put on a U-Net.
 
     Parameters
@@ -423,6 +433,8 @@ def load_parts(folder, unet):
     folder : str or Path
     unet : UNet2DConditionModel
         It stays as it is.
+    lora : str or Path, optional
+        Folder of a LoRA to add (`add_lora`).
 
     Returns
     -------
@@ -432,9 +444,9 @@ def load_parts(folder, unet):
     Raises
     ------
     FileNotFoundError
-        No motion weights in the folder.
+        No motion weights, or no LoRA, in the folder.
     ValueError
-        Motion weights of another U-Net.
+        Motion weights, or a LoRA, of another U-Net.
     """
     folder = Path(folder)
     inner = folder / "motion_adapter" if (folder / "motion_adapter").is_dir() else folder
@@ -477,7 +489,44 @@ def load_parts(folder, unet):
         unknown = moving.load_state_dict(state, strict=False).unexpected_keys
         if unknown:
             raise ValueError(f"{folder / 'unet.safetensors'} does not belong to this U-Net: {unknown[0]}.")
+    if lora is not None:
+        add_lora(decoder, parts["predictor"], lora)
     return decoder.eval(), parts["predictor"]
+
+
+def add_lora(decoder, predictor, folder):
+    """Add what a LoRA learnt to the weights of a decoder, and to those of its predictor, for good.
+
+    Parameters
+    ----------
+    decoder : Decoder
+    predictor : SemanticMotionPredictor or None
+    folder : str or Path
+        With ``unet/`` and ``predictor/``, each as peft saves a LoRA (`training.passages.save`).
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no LoRA in the folder.
+    ValueError
+        It is one of another decoder.
+    """
+    for name, part in (("unet", decoder.unet), ("predictor", predictor)):
+        if part is None:
+            raise ValueError(
+                f"The LoRA in {folder} belongs to a decoder with a predictor; this one has none."
+            )
+        inner = Path(folder) / name
+        if not (inner / "adapter_config.json").exists():
+            raise FileNotFoundError(
+                f"There is no LoRA in {inner}: expected was a folder with adapter_config.json and "
+                "adapter_model.safetensors, as `python -m storydiff_lite.training passages` writes it."
+            )
+        try:
+            PeftModel.from_pretrained(part, inner).merge_and_unload()
+        except (RuntimeError, ValueError, KeyError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise ValueError(f"The LoRA in {inner} was made for another {name}: {first}") from None
 
 
 # --------------------------------------------------------------------------------------------- the loop
@@ -642,8 +691,8 @@ class TransitionPipeline(DiffusionPipeline):
     ``TransitionPipeline.from_pretrained("micro")(first, last, "a bear jumping in the forest").frames``.
     """
 
-    model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->decoder->vae"
-    _optional_components = ["text_encoder_2", "tokenizer_2", "image_encoder", "predictor"]
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->decoder->refiner->vae"
+    _optional_components = ["text_encoder_2", "tokenizer_2", "image_encoder", "predictor", "refiner"]
 
     def __init__(
         self,
@@ -656,8 +705,11 @@ class TransitionPipeline(DiffusionPipeline):
         predictor=None,
         text_encoder_2=None,
         tokenizer_2=None,
+        refiner=None,
     ):
         super().__init__()
+        if refiner is not None:
+            read_ends(refiner)
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,
@@ -668,10 +720,13 @@ class TransitionPipeline(DiffusionPipeline):
             predictor=predictor,
             text_encoder_2=text_encoder_2,
             tokenizer_2=tokenizer_2,
+            refiner=refiner,
         )
 
     @classmethod
-    def from_pretrained(cls, name="micro", motion=None, image_encoder=None, dtype=torch.float32):
+    def from_pretrained(
+        cls, name="micro", motion=None, image_encoder=None, dtype=torch.float32, lora=None, refiner=None
+    ):
         """Load the micro models, or real ones.
 
         Parameters
@@ -685,6 +740,12 @@ class TransitionPipeline(DiffusionPipeline):
             Folder of a ``CLIPVisionModelWithProjection``; by default the one of the model, where it has one.
             Without a trained projection and predictor in ``motion`` its tokens are not read.
         dtype : torch.dtype
+        lora : str or Path, optional
+            ``"passages"``, for ``"micro"``: the shipped LoRA that learnt what lies between two panels of a
+            story; or a folder (`add_lora`).
+        refiner : bool, optional
+            Keep the U-Net that draws pictures, which `refine` needs.  By default for ``"micro"`` only: it
+            takes as much memory as the one that draws videos, less its motion modules.
 
         Raises
         ------
@@ -710,7 +771,9 @@ class TransitionPipeline(DiffusionPipeline):
                 )
             else:
                 encoder = getattr(base, "image_encoder", None)
-            decoder, predictor = load_parts(motion, base.unet)
+            decoder, predictor = load_parts(
+                motion, base.unet, weights.path(lora) if lora == "passages" else lora
+            )
         return cls(
             base.vae,
             base.text_encoder,
@@ -721,6 +784,7 @@ class TransitionPipeline(DiffusionPipeline):
             predictor,
             getattr(base, "text_encoder_2", None),
             getattr(base, "tokenizer_2", None),
+            base.unet if (name == "micro" if refiner is None else refiner) else None,
         )
 
     @torch.no_grad()
@@ -736,6 +800,8 @@ class TransitionPipeline(DiffusionPipeline):
         predictor=None,
         window=WINDOW,
         eta=1.0,
+        refine=0.0,
+        refine_steps=3,
     ):
         """Draw the frames between two pictures.
 
@@ -759,6 +825,11 @@ class TransitionPipeline(DiffusionPipeline):
             Frames that go through the U-Net together, at least 3.
         eta : float
             How much noise is drawn anew in each step, 0..1 (`sample`).
+        refine : float
+            How strongly the U-Net that draws pictures redraws the frames afterwards, 0..1
+            (`storydiff_lite.refine`); 0: not at all.
+        refine_steps : int
+            In so many steps.
 
         Returns
         -------
@@ -775,6 +846,7 @@ class TransitionPipeline(DiffusionPipeline):
         size = self._check(
             firsts, lasts, prompts, num_frames, num_inference_steps, guidance_scale, window, eta
         )
+        self._check_refine(refine, refine_steps)
         device = self._execution_device
         fine = 1
         while fine * (num_frames - 1) + 1 < window and num_frames > 2:
@@ -796,7 +868,8 @@ class TransitionPipeline(DiffusionPipeline):
         ]
         noise = [torch.randn((frames, *z.shape[2:]), generator=g) for g in generators]
         noise = torch.stack(noise).to(device, z.dtype)
-        with self.progress_bar(total=num_inference_steps) as bar:
+        again = refine_steps if refine and num_frames > 2 else 0
+        with self.progress_bar(total=num_inference_steps + again) as bar:
             x = sample(
                 self.decoder,
                 self.scheduler,
@@ -813,9 +886,13 @@ class TransitionPipeline(DiffusionPipeline):
                 bar.update,
                 eta,
                 generators,
-            )
+            )[:, ::fine]
+            if again:
+                x = redraw(
+                    self.refiner, self.scheduler, x, told, ids, refine, again, seed, window, bar.update
+                )
         out = []
-        for first, last, text, video in zip(firsts, lasts, prompts, x[:, ::fine], strict=True):
+        for first, last, text, video in zip(firsts, lasts, prompts, x, strict=True):
             between = self._decode(video[1:-1]) if num_frames > 2 else []
             ended = [first.convert("RGB"), *between, last.convert("RGB")]
             out.append(TransitionOutput(ended, text, seed))
@@ -868,6 +945,17 @@ class TransitionPipeline(DiffusionPipeline):
         if isinstance(guidance, bool) or not isinstance(guidance, numbers.Real) or not 0 <= guidance < 1e4:
             raise ValueError(f"guidance_scale is {guidance!r}; it must be a number, 1 for none.")
         return w, h
+
+    def _check_refine(self, refine, steps):
+        if isinstance(refine, bool) or not isinstance(refine, numbers.Real) or not 0 <= refine <= 1:
+            raise ValueError(f"refine is {refine!r}; it must be a number from 0 (not at all) to 1.")
+        if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 1:
+            raise ValueError(f"refine_steps is {steps!r}; it must be a whole number, at least 1.")
+        if refine and self.refiner is None:
+            raise ValueError(
+                "There is no U-Net that could refine the frames: load the pipeline with "
+                "from_pretrained(..., refiner=True), or leave refine at 0."
+            )
 
     def _pixels(self, images):
         """PIL pictures -> [B, 3, H, W] in -1..1."""
@@ -935,7 +1023,7 @@ def story_to_video(pipe, images, panels, num_frames=16, hold=4, **settings):
     hold : int
         Frames that each panel stands still, at least 1.
     **settings
-        As of a call of the pipeline.
+        As of a call of the pipeline; ``refine`` is `REFINE` by default, where the pipeline has a refiner.
 
     Returns
     -------
@@ -951,6 +1039,8 @@ def story_to_video(pipe, images, panels, num_frames=16, hold=4, **settings):
         )
     if hold < 1:
         raise ValueError(f"hold is {hold}; each panel stands for at least 1 frame.")
+    if getattr(pipe, "refiner", None) is not None:
+        settings.setdefault("refine", REFINE)
     parts = pipe(images[:-1], images[1:], prompts[1:], num_frames=num_frames, **settings)
     frames = [images[0].convert("RGB")] * hold
     for part in parts:

@@ -511,7 +511,12 @@ def test_a_comic_and_a_video(run, mover):
             milliseconds += film.info["duration"]
     assert milliseconds == 200 * (4 * 2 + 3 * 3)
     (name, parts), (prompts, frames, seed) = mover.asked
-    assert name == "somebody/video" and parts == {"motion": "m", "image_encoder": None}
+    assert name == "somebody/video" and parts == {
+        "motion": "m",
+        "image_encoder": None,
+        "lora": None,
+        "refiner": None,
+    }
     assert frames == 5 and seed == 3
     assert prompts[0] == "a cat sitting in the city"  # of the panel that it leads to
     assert read_recipe("a.png")[0].film["frames"] == 5

@@ -28,7 +28,7 @@ from .. import weights
 from ..identity import IDEncoder
 from ..judge import JudgeNet
 from ..motion import SemanticMotionPredictor
-from . import clip, identity, ip_adapter, judge, motion, unet, vae, video
+from . import clip, identity, ip_adapter, judge, motion, passages, unet, vae, video
 from .common import machine
 from .processes import join
 
@@ -382,8 +382,10 @@ def write_cards(parts: Parts, files):
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else list(argv)
-    if argv[:1] == ["video"]:  # three variants, with arguments of their own
+    if argv[:1] == ["video"]:  # four variants, with arguments of their own
         return video.main(argv[1:])
+    if argv[:1] == ["passages"]:
+        return passages.main(argv[1:])
     p = argparse.ArgumentParser(
         prog="python -m storydiff_lite.training",
         description=__doc__,

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .. import clips, weights
+from .. import clips, passages, weights
 from ..motion import interpolate, micro, semantic_tokens
 from . import data
 from .common import Run, autocast
@@ -31,21 +31,27 @@ def draw_clip(clip, frames, size):
     return np.stack([data.draw(p, size) for p in clip.frames(frames)])
 
 
-def clip_pool(split: str, n: int, frames: int = FRAMES, size: int = 64, folder="checkpoints"):
-    """``n`` clips and their pixels, drawn once and kept in ``folder``.
+#: what transitions are learnt from: (the i-th of a split, its pixels)
+SOURCES = {"clips": (clips.specimen, draw_clip), "passages": (passages.specimen, passages.drawn)}
+
+
+def clip_pool(split: str, n: int, frames: int = FRAMES, size: int = 64, folder="checkpoints", source="clips"):
+    """``n`` clips, or passages, and their pixels, drawn once and kept in ``folder``.
 
     Returns
     -------
-    list of clips.Clip
+    list of clips.Clip, or of passages.Passage
     Tensor uint8 [n, frames, 3, size, size]
     """
-    some = [clips.specimen(split, i) for i in range(n)]
-    for kept in Path(folder).glob(f"clips-{split}-*-{frames}-{size}.npy"):  # a larger pool begins with this
+    specimen, draw = SOURCES[source]
+    some = [specimen(split, i) for i in range(n)]
+    # a larger pool begins with this
+    for kept in Path(folder).glob(f"{source}-{split}-*-{frames}-{size}.npy"):
         if int(kept.stem.split("-")[-3]) >= n:
             return some, torch.from_numpy(np.array(np.load(kept, mmap_mode="r")[:n]))
-    work = partial(draw_clip, frames=frames, size=size)
-    a = np.stack(data.on_all_cores(work, some, f"drawing clips of {split}", few=256))
-    path = Path(folder) / f"clips-{split}-{n}-{frames}-{size}.npy"
+    work = partial(draw, frames=frames, size=size)
+    a = np.stack(data.on_all_cores(work, some, f"drawing {source} of {split}", few=256))
+    path = Path(folder) / f"{source}-{split}-{n}-{frames}-{size}.npy"
     weights.atomic_save(path, lambda to: np.save(to, a))
     return some, torch.from_numpy(a)
 

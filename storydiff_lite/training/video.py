@@ -40,7 +40,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
-from .. import clips, motion, video, weights
+from .. import clips, motion, passages, video, weights
 from ..tokens import load_tokenizer
 from . import data
 from .common import Run, autocast
@@ -106,13 +106,17 @@ def encode(some, pixels, vae, vision, prompts, device, batch=32):
     return {k: torch.cat(v).contiguous() for k, v in out.items()}
 
 
-def prepared(split, n, size=64, folder="checkpoints", device="cpu", parts=None):
-    """`encode` of the first ``n`` clips of a split, and of train's mirrored; kept in ``folder``."""
-    made_by = zlib.crc32("".join(map(inspect.getsource, (clips, motion.semantic_tokens, encode))).encode())
-    path = Path(folder) / f"video-{split}-{n}-{FRAMES}-{size}-{made_by:08x}.safetensors"
+def prepared(split, n, size=64, folder="checkpoints", device="cpu", parts=None, source="clips"):
+    """`encode` of the first ``n`` clips, or passages, of a split, and of train's mirrored; kept in
+    ``folder``.
+    """
+    code = (clips, motion.semantic_tokens, encode, *[passages] * (source == "passages"))
+    made_by = zlib.crc32("".join(map(inspect.getsource, code)).encode())
+    name = "video" if source == "clips" else source
+    path = Path(folder) / f"{name}-{split}-{n}-{FRAMES}-{size}-{made_by:08x}.safetensors"
     if not path.exists():
         vae, _, vision, prompts = parts or micro(device)
-        some, pixels = clip_pool(split, n, FRAMES, size, folder)
+        some, pixels = clip_pool(split, n, FRAMES, size, folder, source)
         tensors = encode(some, pixels, vae, vision, prompts, device)
         if split == "train":  # a mirrored clip is a clip too
             mirrored = encode(some, pixels.flip(-1), vae, vision, prompts, device)
@@ -359,9 +363,13 @@ def train(
 
 
 @torch.no_grad()
-def measure(net, variant, size=64, device="cpu", n=210, folder="checkpoints", parts=None, batch=16):
-    """Held-out velocity loss of the unknown frames, ``{time: loss}``, at the same noise for every variant."""
-    held = prepared("heldout", n, size, folder, device, parts)
+def measure(
+    net, variant, size=64, device="cpu", n=210, folder="checkpoints", parts=None, batch=16, source="clips"
+):
+    """Velocity loss of the unknown frames of held-out clips, or passages, ``{time: loss}``, at the same noise
+    for every variant.
+    """
+    held = prepared("heldout", n, size, folder, device, parts, source)
     schedule = noise_schedule(device)
     noise = torch.randn(held["latents"].shape, generator=torch.Generator().manual_seed(0))
     out = {}
