@@ -110,6 +110,8 @@ def outside(actor: Actor, side: int) -> Actor:
 
 def go(a: Actor, b: Actor, t: float) -> Actor:
     """The actor at time ``t`` of his way from ``a`` to ``b``."""
+    if t in (0, 1):
+        return b if t else a
     s = travel(t, 0.02, 1, 0.03, 0.04)
     way = b.x - a.x
     start, end = (p.pose or pose(p.action, p.phase) for p in (a, b))

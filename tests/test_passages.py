@@ -1,5 +1,6 @@
 """Passages: a law that the two panels decide, splits apart, and a LoRA that learns from them."""
 
+import json
 import random
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from storydiff_lite import passages, video, weights, world
+from storydiff_lite import experiments, passages, video, weights, world
 from storydiff_lite.clips import SPLITS, withheld
 from storydiff_lite.passages import Passage
 from storydiff_lite.training import passages as training
@@ -34,13 +35,19 @@ def test_it_begins_and_ends_with_the_panels(passage):
         assert np.abs(pixels(image) - pixels(world.render(shown))).max() == 0
 
 
-@pytest.mark.parametrize("passage", SOME[8:16])
-def test_everybody_moves_without_a_leap(passage):
-    def path(n):
-        return np.array([list(passage.joints(i / n).values()) for i in range(n + 1)])
+def test_everybody_moves_without_a_leap():
+    """Poses of somebody who lies or reads are left out: the world draws those by other rules."""
+    some = [passages.specimen("train", i) for i in range(30)]
+    done = [{a.action for a in p.first.actors + p.last.actors} for p in some]
+    some = [p for p, actions in zip(some, done, strict=True) if not actions & {"sleeping", "reading"}]
+    assert len(some) > 6
+    for passage in some:
 
-    coarse, fine = (np.abs(np.diff(path(n), axis=0)).max() for n in (50, 150))
-    assert coarse < 0.2 and fine < 0.5 * coarse
+        def path(n, passage=passage):
+            return np.array([list(passage.joints(i / n).values()) for i in range(n + 1)])
+
+        coarse, fine = (np.abs(np.diff(path(n), axis=0)).max() for n in (50, 150))
+        assert coarse < 0.2 and fine < 0.5 * coarse
 
 
 def test_who_is_in_both_panels_is_one_and_the_same():
@@ -140,6 +147,7 @@ def test_a_lora_begins_as_nothing_and_is_loaded_as_it_was_trained(unet, tmp_path
     for n, p in net.named_parameters():
         if n in learns:
             p.data = (torch.randn_like(p) * 0.1).half().float()
+    net.train()  # in eval mode torch computes the predictor's blocks past a LoRA
     taught = answer(net["decoder"], net["predictor"])
     assert not torch.allclose(taught[1], before[1], atol=1e-2)
     training.save(loras, tmp_path / "lora", {"part": "passages"})
@@ -150,7 +158,7 @@ def test_a_lora_begins_as_nothing_and_is_loaded_as_it_was_trained(unet, tmp_path
     assert files == {"card.json"} | {f"{part}/{f}" for part in ("unet", "predictor") for f in inner}
     loaded = video.load_parts(weights.path("video"), unet, tmp_path / "lora")
     for new, old in zip(answer(*loaded), taught, strict=True):
-        assert torch.allclose(new, old, atol=1e-3)
+        assert torch.allclose(new, old, atol=1e-3), (new - old).abs().max()
 
 
 def test_loras_that_are_not_there_or_not_of_this_decoder(unet, tmp_path):
@@ -165,8 +173,7 @@ def test_loras_that_are_not_there_or_not_of_this_decoder(unet, tmp_path):
         video.add_lora(other, torch.nn.Linear(1, 1), weights.path("passages"))
 
 
-def test_a_step_of_training_leaves_the_decoder_as_it_was(tmp_path, monkeypatch):
-    """And two processes would learn from different draws; one goes on from its checkpoint."""
+def test_a_step_of_training_leaves_the_decoder_as_it_was(tmp_path):
     kept = {k: v.clone() for k, v in build_shipped().items()}
     net, loras, run = training.train(
         steps=1, batch=2, pool=2, passages=2, folder=tmp_path, parts=training.micro(), rank=2
@@ -189,13 +196,39 @@ def build_shipped():
 
 
 def test_the_shipped_lora_is_what_the_card_says():
-    import json
-
     card = json.loads((weights.DATA / "cards" / "passages.json").read_text())
     folder = weights.path("passages")
-    assert card["sha256"] == {
-        f.relative_to(weights.DATA).as_posix(): weights.sha256(f)
-        for f in sorted(folder.rglob("*.safetensors"))
-    }
+    shipped = sorted(folder.rglob("*.safetensors"))
+    assert card["sha256"] == {f.relative_to(weights.DATA).as_posix(): weights.sha256(f) for f in shipped}
+    video_card = json.loads((weights.DATA / "cards" / "video.json").read_text())
+    assert card["decoder"] == video_card["sha256"], "the decoder was trained anew: train the LoRA again"
     assert card["steps"] > 0 and card["heldout"]["loss"]["passages"]
     assert sum(f.stat().st_size for f in folder.rglob("*")) < 1_000_000
+
+
+# ------------------------------------------------------------------------------------------ the record
+
+
+def test_the_records_summary_follows_from_its_rows():
+    record = experiments.load("passages")
+    assert record["stories"] == experiments.EXPERIMENTS["passages"].stories
+    assert set(record["rows"]) == set(record["settings"]) == set(record["summary"])
+    for name, rows in record["rows"].items():
+        source = record["settings"][name].get("source", "passages")
+        assert len(rows) == record["numbers"][source]
+        for kind, found in record["summary"][name].items():
+            values = [r[kind] for r in rows if r[kind] is not None]
+            assert found == pytest.approx(experiments.mean_and_interval(values), abs=2e-4)
+    refined = [v["refine"] for v in record["settings"].values() if v.get("refine")]
+    assert set(refined) == {record["strength"]} == {video.REFINE}
+
+
+def test_the_finder_finds_everybody_of_a_passage():
+    from storydiff_lite.experiments import finder
+    from storydiff_lite.experiments.passages import cut_out
+
+    passage = next(p for p in SOME if len(p.ways()) == 2 and len(p.first.actors) == 1)
+    frames = torch.from_numpy(passages.drawn(passage, 5, 64)).float() / 255
+    for bank in cut_out(passage, 5):
+        assert finder.errors(frames, bank)[1] < 0.01
+        assert finder.errors(frames.flip(-1), bank)[1] > 0.03

@@ -30,7 +30,8 @@ def main():
     page.save(assets / "strip.png", optimize=True)
 
     panels = pipe(MOVING, seed=0, **SETTINGS["together"]).images
-    frames = story_to_video(TransitionPipeline.from_pretrained("micro"), panels, MOVING, seed=0)
+    mover = TransitionPipeline.from_pretrained("micro", lora="passages")
+    frames = story_to_video(mover, panels, MOVING, seed=0)
     save_video(frames, assets / "story.gif", height=192)
     save_video(frames, assets / "story.mp4")
     poster = frames[len(frames) // 2].resize((256, 256), Image.Resampling.NEAREST)

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Train and measure all that chapters 08 and 09 need, on a GPU: about ten minutes on a large one.
 #   tools/transitions.sh [RESULTS]      copies what it made to the folder RESULTS
-# DEVICE, SECONDS_MOTION, SECONDS_VIDEO, SECONDS_ALONE, BATCH, BATCH_ALONE, CLIPS, STORIES, PYTHON can be set in
-# the environment; and BEGIN: a folder of earlier decoders, video-ours, video-apart, video-sparse and video-mask,
+# DEVICE, SECONDS_MOTION, SECONDS_VIDEO, SECONDS_ALONE, SECONDS_PASSAGES, BATCH, BATCH_ALONE, BATCH_PASSAGES, CLIPS,
+# STORIES, PYTHON can be set in the environment; and BEGIN: a folder of earlier decoders, video-ours, video-apart, video-sparse and video-mask,
 # to go on from.
 set -eu
 device=${DEVICE:-cuda} clips=${CLIPS:-6000} stories=${STORIES:-210} python=${PYTHON:-python}
@@ -29,13 +29,19 @@ rm -f checkpoints/video-ours.safetensors
 $train video --seconds "$alone" --batch "${BATCH_ALONE:-48}" --seed 1 $common \
     --begin checkpoints/video-alike ${VIDEO_MORE:-}
 $train video --pack
+# what lies between two panels is learnt beside the decoder that is shipped now
+rm -f checkpoints/passages.safetensors
+$train passages --device "$device" --clips "$clips" --passages "$clips" --heldout "$stories" \
+    --batch "${BATCH_PASSAGES:-32}" --seconds "${SECONDS_PASSAGES:-100}"
+$train passages --pack
 $python -m storydiff_lite.experiments video --device "$device" --stories "$stories"
+$python -m storydiff_lite.experiments passages --device "$device"
 if [ $# -gt 0 ]; then
     mkdir -p "$1/checkpoints" "$1/data/cards" "$1/results"
     cp checkpoints/motion.safetensors "$1/checkpoints/"
     for variant in ours alike apart sparse mask; do cp -r "checkpoints/video-$variant" "$1/checkpoints/"; done
     cp checkpoints/video-*.log "$1/checkpoints/"
-    cp -r storydiff_lite/data/video "$1/data/"
-    cp storydiff_lite/data/cards/video.json "$1/data/cards/"
-    cp -r book/results/video.json book/results/video "$1/results/"
+    cp -r storydiff_lite/data/video storydiff_lite/data/passages "$1/data/"
+    cp storydiff_lite/data/cards/video.json storydiff_lite/data/cards/passages.json "$1/data/cards/"
+    cp -r book/results/video.json book/results/video book/results/passages.json "$1/results/"
 fi

@@ -11,6 +11,7 @@ from . import (
     long_stories,
     lora,
     motion,
+    passages,
     records,
     repeats,
     sharing,
@@ -33,6 +34,7 @@ EXPERIMENTS = {
         repeats,
         motion,
         video,
+        passages,
         cast,
     )
 }

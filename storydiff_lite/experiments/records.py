@@ -149,7 +149,8 @@ def sweep(record, settings, rows_of, kinds=("agreement", "fidelity"), only=None,
         record["rows"][name] = [{"seed": r["seed"]} | {k: r[k]["mean"] for k in kinds} for r in rows]
         record["summary"][name] = (summarize or summary)(rows, kinds)
         record["seconds"][name] = round(time.time() - start, 1)
-        said = ", ".join(f"{k} {record['summary'][name][k][0]:.3f}" for k in kinds)
+        found = record["summary"][name]
+        said = ", ".join(f"{k} {found[k][0]:.3f}" for k in kinds if k in found)
         tqdm.write(f"{name:32s} {said}  ({record['seconds'][name]} s)")
         _write(_kept(record), record)
     return {k: {n: record[k][n] for n in settings if n in v} if k in _PARTS else v for k, v in record.items()}

@@ -1,6 +1,6 @@
 """``python -m storydiff_lite.training PART``: train a part, or put the trained parts together (``pack``).
 
-``video`` has arguments of its own (``video --help``).
+``video`` and ``passages`` have arguments of their own (``video --help``).
 
 Parts in their order: vae, clip, judge, decoder, unet, identity, identity_no_lora, ip_adapter, motion, pack.
 ``pack-further`` leaves the packed models of the pipeline and the judge as they are, and packs only what was

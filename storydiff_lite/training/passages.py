@@ -3,9 +3,7 @@
 The shipped decoder knows seven motions very well (`training.video`), and was never shown what lies between
 two panels of a story (`passages`).  It stays as it is; beside its layers, and beside those of its predictor,
 matrices of low rank learn (LoRA, 2106.09685, by peft), from passages and, so that what was known is kept,
-from clips.  Small enough for a laptop: about an hour, and a file of less than a megabyte.  On two cores:
-
-    accelerate launch --cpu --num_processes 2 -m storydiff_lite.training passages --seconds 4000
+from clips.  Small enough for a laptop: about an hour on one core, and less than a megabyte.
 """
 
 from __future__ import annotations
@@ -19,17 +17,19 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from torch import nn
 
-from .. import weights
+from .. import video, weights
 from .common import Run
 from .unet import noise_schedule
-from .video import FRAMES, Learner, build, card_of, loss_of, measure, micro, prepared, sizes
+from .video import FRAMES, Learner, build, card_of, loss_of, measure, micro, pack, prepared, sizes
 
-#: layers with a LoRA: of the U-Net those that learnt for the video, of the predictor all
+#: layers with a LoRA: of the U-Net those that learnt for the video; of the predictor all but its attention,
+#: which torch computes from the weights themselves, past any LoRA
 LAYERS = {
     "unet": r".*(motion_modules\..*\.(to_[qkv]|to_out\.0|proj|net\.2)"
     r"|attn1\.to_[qkv]|attn1\.to_out\.0|attn2\.to_q|attn2\.to_out\.0|attn2\.processor\.to_[kv])",
-    "predictor": "all-linear",
+    "predictor": r"embed_in|embed_time\.[02]|head|blocks\.\d+\.linear[12]",
 }
 
 
@@ -118,7 +118,7 @@ def train(
 
 
 def card(run, heldout, seed):
-    """What the LoRA learnt from, for how long, where, and what it reached."""
+    """What the LoRA learnt from, for how long, where, beside which decoder's files, and what it reached."""
     facts = dict(run.facts)
     n = facts.pop("passages"), facts.pop("clips")
     data = f"{n[0]:,} passages and {n[1]:,} clips of {FRAMES} frames, and their mirror images"
@@ -130,6 +130,7 @@ def card(run, heldout, seed):
         "seconds": round(run.seconds),
         "torch": torch.__version__.split("+")[0],
         **facts,
+        "decoder": (run.began or {}).get("sha256"),
         "heldout": {"loss": heldout},
         "log": run.log[:: max(1, len(run.log) // 50)],
     }
@@ -158,6 +159,7 @@ def save(loras, folder, card, adapter="default"):
 
 def main(argv=None):
     p = argparse.ArgumentParser(prog="python -m storydiff_lite.training passages", description=__doc__)
+    p.add_argument("--pack", action="store_true", help="only put the LoRA among the shipped weights")
     p.add_argument("--steps", type=int, default=20000)
     p.add_argument("--seconds", type=float, help="end after so much wall time of training")
     p.add_argument("--batch", type=int, default=4, help="clips and passages a step")
@@ -170,8 +172,11 @@ def main(argv=None):
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--folder", default="checkpoints")
     a = p.parse_args(argv)
+    folder = Path(a.folder) / "lora-passages"
+    if a.pack:
+        return pack(folder, "passages")
     parts, began = micro(a.device), time.time()
-    net, loras, run = train(
+    _, loras, run = train(
         a.steps,
         a.seconds,
         a.batch,
@@ -186,11 +191,15 @@ def main(argv=None):
         parts,
     )
     if run.processes.rank:
-        return
-    save(loras, Path(a.folder) / "lora-passages", card(run, None, a.seed))
+        return None
+    save(loras, folder, card(run, None, a.seed))
+    # as it will be used: in eval mode torch computes whole blocks of the predictor past a LoRA, too
+    decoder, predictor = video.load_parts(weights.path("video"), parts[1], folder)
+    net = nn.ModuleDict({"decoder": decoder, "predictor": predictor})
     heldout = {
         source: measure(net, "ours", 64, a.device, a.heldout, a.folder, parts, source=source)
         for source in ("clips", "passages")
     }
-    save(loras, Path(a.folder) / "lora-passages", card(run, heldout, a.seed))
+    save(loras, folder, card(run, heldout, a.seed))
     print(f"passages: {run.done} steps, {time.time() - began:.0f} s, held out: {heldout}")
+    return None

@@ -471,20 +471,27 @@ def card_of_mean(cards, heldout):
     return {"part": "video", **common, **total, "heldout": {"loss": heldout}, "mean_of": each}
 
 
-def pack(folder="checkpoints", root=weights.DATA):
-    """Put the trained decoder of ours, with its predictor and card, among the shipped weights."""
-    source = Path(folder) / "video-ours"
+def pack(source, name="video", root=weights.DATA):
+    """Put a trained folder, with its card, among the shipped weights.
+
+    Parameters
+    ----------
+    source : Path
+        What `save` wrote: of ours, with its predictor; or a LoRA (`training.passages.save`).
+    name : str
+        What the weights are called there.
+    """
     if not source.exists():
-        raise SystemExit(f"There is no {source}: train it first, python -m storydiff_lite.training video")
-    weights.atomic_save(root / "video", lambda to: shutil.copytree(source, to))
-    text = json.loads((root / "video" / "card.json").read_text())
+        raise SystemExit(f"There is no {source}: train it first, python -m storydiff_lite.training {name}")
+    weights.atomic_save(root / name, lambda to: shutil.copytree(source, to))
+    text = json.loads((root / name / "card.json").read_text())
     text["sha256"] = {
         f.relative_to(root).as_posix(): weights.sha256(f)
-        for f in sorted((root / "video").rglob("*.safetensors"))
+        for f in sorted((root / name).rglob("*.safetensors"))
     }
-    (root / "video" / "card.json").unlink()
+    (root / name / "card.json").unlink()
     weights.atomic_save(
-        root / "cards" / "video.json", lambda to: to.write_text(json.dumps(text, indent=1) + "\n")
+        root / "cards" / f"{name}.json", lambda to: to.write_text(json.dumps(text, indent=1) + "\n")
     )
     weights.write_manifest(root)
 
@@ -510,7 +517,7 @@ def main(argv=None):
     p.add_argument("--folder", default="checkpoints")
     a = p.parse_args(argv)
     if a.pack:
-        return pack(a.folder)
+        return pack(Path(a.folder) / "video-ours")
     began = time.time()
     if a.prepare:
         some = (("train", a.clips), ("validation", min(42, a.heldout)), ("heldout", a.heldout))
