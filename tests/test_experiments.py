@@ -38,12 +38,13 @@ def test_record_is_fresh(name):
 
 #: stories, and seeds of each, of the records that do not hold a hundred stories once
 SIZES = {"sharing": (20, 3), "failures": (20, 3), "repeats": (20, 3), "long_stories": (8, 1)}
+#: records of other kinds, each tested in the file of its mechanism
+OWN_TESTS = ("video", "cast", "motion", "passages")
 
 
-@pytest.mark.parametrize("name", [n for n in experiments.EXPERIMENTS if n not in ("video", "cast", "motion")])
+@pytest.mark.parametrize("name", [n for n in experiments.EXPERIMENTS if n not in OWN_TESTS])
 def test_summaries_follow_from_the_rows(name):
-    """Stories are the sample: one that was told under several seeds counts once.  (Records of other kinds:
-    test_video.py, test_cast.py.)"""
+    """Stories are the sample: one that was told under several seeds counts once."""
     record, (stories, seeds) = experiments.load(name), SIZES.get(name, (100, 1))
     assert record["stories"] == experiments.EXPERIMENTS[name].stories >= stories
     assert set(record["rows"]) == set(record["settings"]) == set(record["summary"])

@@ -167,7 +167,7 @@ def test_loras_that_are_not_there_or_not_of_this_decoder(unet, tmp_path):
     decoder, _ = video.load_parts(weights.path("video"), unet)
     with pytest.raises(ValueError, match="this one has none"):
         video.add_lora(decoder, None, weights.path("passages"))
-    small = UNet2DConditionModel.from_config(dict(unet.config) | {"block_out_channels": [32, 64, 96]})
+    small = UNet2DConditionModel.from_config(dict(unet.config) | {"block_out_channels": [32, 64]})
     other = video.Decoder(video.motion_unet(small, video.motion_adapter(small, heads=4)), pin=False)
     with pytest.raises(ValueError, match="made for another unet"):
         video.add_lora(other, torch.nn.Linear(1, 1), weights.path("passages"))
@@ -230,5 +230,7 @@ def test_the_finder_finds_everybody_of_a_passage():
     passage = next(p for p in SOME if len(p.ways()) == 2 and len(p.first.actors) == 1)
     frames = torch.from_numpy(passages.drawn(passage, 5, 64)).float() / 255
     for bank in cut_out(passage, 5):
-        assert finder.errors(frames, bank)[1] < 0.01
-        assert finder.errors(frames.flip(-1), bank)[1] > 0.03
+        right, mirrored = (float(finder.errors(x, bank)[1]) for x in (frames, frames.flip(-1)))
+        assert (
+            right < 0.02 and mirrored > 3 * right
+        )  # a pixel is .016; half outside of the picture he is hard
