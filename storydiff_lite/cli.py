@@ -205,8 +205,8 @@ def _pictures(pairs):
 
 
 def _film(args):
-    names = {"fps": "fps", "frames": "frames", "hold": "hold", "video_model": "model", "motion": "motion"}
-    names |= {"image_encoder": "image_encoder", "refine": "refine"}
+    names = {"video_model": "model"}  # the others are called in a recipe as they are here
+    names |= {k: k for k in ("fps", "frames", "hold", "motion", "image_encoder", "refine")}
     return {name: getattr(args, k) for k, name in names.items() if getattr(args, k) is not None}
 
 

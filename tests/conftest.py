@@ -9,6 +9,25 @@ import pytest
 import torch
 
 
+@pytest.fixture
+def few_threads():
+    """One thread of torch during a test: small work is slower on several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def unet():
+    """The shipped U-Net."""
+    from diffusers import UNet2DConditionModel
+
+    from storydiff_lite import weights
+
+    return UNet2DConditionModel.from_pretrained(weights.path("micro") / "unet").float().eval()
+
+
 @pytest.fixture(scope="session")
 def _tiny():
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel

@@ -114,11 +114,6 @@ def test_drawn_frames_are_those_of_the_passage():
 # ------------------------------------------------------------------------------------------ the LoRA
 
 
-@pytest.fixture(scope="module")
-def unet():
-    return UNet2DConditionModel.from_pretrained(weights.path("micro") / "unet").float().eval()
-
-
 def answer(decoder, predictor):
     """What both compute from the same numbers."""
     g = torch.Generator().manual_seed(0)

@@ -2,26 +2,19 @@
 
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import EulerDiscreteScheduler
 from PIL import Image
 
-from storydiff_lite import video, weights, world
+from storydiff_lite import video, world
 from storydiff_lite.refine import refine
 from storydiff_lite.training.unet import noise_schedule
 from storydiff_lite.video import TransitionPipeline, story_to_video
 
-
-@pytest.fixture(autouse=True)
-def few_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("few_threads")
 
 
 @pytest.fixture(scope="module")
-def unet():
-    unet = UNet2DConditionModel.from_pretrained(weights.path("micro") / "unet").float().eval()
+def unet(unet):
     video.read_ends(unet)
     return unet
 

@@ -11,13 +11,7 @@ from storydiff_lite.training import __main__ as command
 from storydiff_lite.training import clip, common, data, identity, judge, unet, vae
 from storydiff_lite.training.common import Optimizer, Run
 
-
-@pytest.fixture(autouse=True)
-def few_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("few_threads")
 
 
 def state(model):

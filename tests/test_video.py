@@ -24,18 +24,7 @@ from storydiff_lite.tokens import load_tokenizer
 from storydiff_lite.training import video as training
 from storydiff_lite.video import TransitionPipeline, deal, per_frame_states, sample
 
-
-@pytest.fixture(autouse=True)
-def few_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def unet():
-    return UNet2DConditionModel.from_pretrained(weights.path("micro") / "unet").float().eval()
+pytestmark = pytest.mark.usefixtures("few_threads")
 
 
 def told(b=1, seed=0):

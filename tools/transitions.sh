@@ -2,8 +2,8 @@
 # Train and measure all that chapters 08 and 09 need, on a GPU: about ten minutes on a large one.
 #   tools/transitions.sh [RESULTS]      copies what it made to the folder RESULTS
 # DEVICE, SECONDS_MOTION, SECONDS_VIDEO, SECONDS_ALONE, SECONDS_PASSAGES, BATCH, BATCH_ALONE, BATCH_PASSAGES, CLIPS,
-# STORIES, PYTHON can be set in the environment; and BEGIN: a folder of earlier decoders, video-ours, video-apart, video-sparse and video-mask,
-# to go on from.
+# STORIES, PYTHON can be set in the environment; and BEGIN: a folder of earlier decoders, video-ours, video-apart,
+# video-sparse and video-mask, to go on from.
 set -eu
 device=${DEVICE:-cuda} clips=${CLIPS:-6000} stories=${STORIES:-210} python=${PYTHON:-python}
 motion=${SECONDS_MOTION:-50} video=${SECONDS_VIDEO:-220} alone=${SECONDS_ALONE:-220}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import time
 from pathlib import Path
 
@@ -136,16 +135,12 @@ def card(run, heldout, seed):
     }
 
 
-def save(loras, folder, card, adapter="default"):
+def save(loras, folder, card):
     """Write a LoRA, each part's in peft's layout and half precision, and its card; whole or not at all."""
 
     def write(to):
         for name, lora in loras.items():
-            lora.save_pretrained(to / name, selected_adapters=[adapter])
-            inner = to / name / adapter
-            for file in inner.iterdir() if inner.is_dir() else ():  # where peft puts all but the default
-                file.rename(to / name / file.name)
-            shutil.rmtree(inner, ignore_errors=True)
+            lora.save_pretrained(to / name)
             (to / name / "README.md").unlink(missing_ok=True)
             file = to / name / "adapter_model.safetensors"
             save_file({k: v.half().contiguous() for k, v in load_file(file).items()}, file)
