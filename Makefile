@@ -4,6 +4,7 @@
 #   PIP_ARGS="..."           extra arguments for pip, such as another index
 #   RUN_PYTHON=python3       use this Python as it is, and make no environment (machines without a network)
 #   JOBS=2                   how many notebooks, or test processes, run at once
+#   REPOSITORY=https://github.com/owner/name   show buttons for Binder and Colab (BRANCH=main; JUPYTERHUB=https://...)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -18,6 +19,9 @@ export TOKENIZERS_PARALLELISM := false
 # The book must not reach for the network, and neither may its libraries.
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export STORYDIFF_REPOSITORY := $(REPOSITORY)
+export STORYDIFF_BRANCH := $(BRANCH)
+export STORYDIFF_JUPYTERHUB := $(JUPYTERHUB)
 
 # Every warning is an error, every reference must resolve; without --all, an incremental build hides warnings.
 BUILD := jupyter-book build . --all -W -n --keep-going
@@ -37,7 +41,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 endif
 
 .PHONY: help env book notebooks site lab serve test lint unit smoke nbval testsite browser chromium bench train \
-	student course gpu experiments refresh shots clean
+	student course slides gpu experiments refresh shots clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | \
@@ -94,9 +98,11 @@ lint: $(DEV)
 	$(PY) -m ruff check .
 	$(PY) tools/check_notebooks.py
 
-# One thread a process: two OpenMP teams on two cores wait for each other and run several times slower.
+# One thread a process: two OpenMP teams on two cores wait for each other and run several times slower. What takes
+# longest begins first: a file stays with one process, and the others would wait for it at the end.
 unit: $(DEV)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist loadfile --ignore tests/site
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder --ignore tests/site \
+		tests/notebooks tests
 
 smoke: $(DEV)
 	$(PY) tools/run_notebooks.py --profile smoke --out _build/test/executed --jobs $(JOBS) --strict
@@ -116,11 +122,13 @@ chromium:
 	@bash tools/need_chromium.sh
 
 # --------------------------------------------------------------- for makers
-bench: $(ENV) ## seconds a panel, and what consistency costs (minutes)
+bench: $(DEV) chromium ## seconds a panel, what consistency costs, the page that draws beside Python, training (minutes)
 	$(PY) benchmarks/bench.py $(ARGS)
 	$(PY) benchmarks/bench_attention.py $(ATTENTION_ARGS)
+	$(PY) benchmarks/bench_page.py $(PAGE_ARGS)
+	$(PY) benchmarks/bench_training.py $(TRAINING_ARGS)
 
-train: $(ENV) ## train one part again: make train PART=vae (or text, unet, judge, ...)
+train: $(ENV) ## train one part again: make train PART=vae (or clip, unet, judge, ...)
 	@test -n "$(PART)" || { echo "Say which part to train: make train PART=vae. The parts:" >&2; \
 		$(PY) -m storydiff_lite.training --help >&2; exit 1; }
 	$(PY) -m storydiff_lite.training $(PART) $(ARGS)
@@ -131,7 +139,7 @@ experiments: $(ENV) ## measure anew what the book's records hold (long)
 refresh: $(DEV) ## run chapters and write their outputs back: make refresh [CHAPTER=00]
 	$(PY) tools/refresh.py $(CHAPTER)
 
-gpu: $(ENV) ## run every chapter on a GPU, write _build/gpu/report.md
+gpu: $(DEV) ## run every chapter on a GPU, through papermill and nbval; write _build/gpu/report.md
 	$(PY) tools/run_notebooks.py --profile gpu --device cuda --out _build/gpu/executed --report _build/gpu/report
 
 shots: $(DEV) chromium ## screenshots of every page: light and dark, wide and phone
@@ -144,5 +152,12 @@ student: $(GRADING) ## the student edition: exercises as stubs, no answers, in s
 course: $(GRADING) ## the graded edition: an nbgrader course in _build/course
 	$(PY) tools/editions.py _build/course --course
 
-clean: ## remove what was built (not the environment)
-	rm -rf _build student
+slides: $(ENV) ## slides of every chapter, for any browser, with no network, in _build/slides
+	$(PY) tools/slides.py _build/slides
+
+# A course holds grades and what was handed in, student/ holds answers: neither can be built again.
+clean: ## remove what was built (not the environment, not student/ and _build/course)
+	@if [ -d _build ]; then find _build -mindepth 1 -maxdepth 1 ! -name course -exec rm -rf {} +; \
+		rmdir _build 2>/dev/null || true; fi
+	@for kept in student _build/course; do if [ -e "$$kept" ]; then \
+		echo "$$kept stays: it may hold answers and grades. Delete it by hand when nobody needs them."; fi; done

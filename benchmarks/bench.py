@@ -13,8 +13,8 @@ import time
 
 import torch
 
-from storydiff_lite.attention import self_attention_layers
 from storydiff_lite.pipeline import StoryPipeline
+from storydiff_lite.schedule import self_attention_layers
 
 PROMPTS = [
     "a bear is reading in the forest",
@@ -70,8 +70,8 @@ def main():
     where = torch.cuda.get_device_name() if args.device.startswith("cuda") else platform.machine()
     where += f", {torch.get_num_threads()} threads" if args.device == "cpu" else ""
     millions = sum(p.numel() for p in unet.parameters()) / 1e6
-    every, up = len(self_attention_layers(unet, "all")), len(self_attention_layers(unet, "up"))
-    print(f"{args.model}: U-Net of {millions:.1f} M parameters, {every} self-attention layers, {up} of them")
+    layers, up = len(self_attention_layers(unet, "all")), len(self_attention_layers(unet, "up"))
+    print(f"{args.model}: U-Net of {millions:.1f} M parameters, {layers} self-attention layers, {up} of them")
     print(f"in the up blocks; pictures of {size}x{size}; torch {torch.__version__}, {args.dtype}, {where}.")
     print(f"{args.panels} panels, {args.steps} steps, guidance 5; medians of {args.repeats} rounds.\n")
     print(f"{'':36}{'s / panel':>10}{'s / story':>11}{'ratio to plain':>16}")

@@ -19,7 +19,6 @@ on a CPU.
 """
 
 import argparse
-import hashlib
 import json
 import platform
 import statistics
@@ -34,24 +33,25 @@ from bench_attention import mask_form, visible
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from tqdm.auto import tqdm
 
-import storydiff_lite
-from storydiff_lite import sdxl
-from storydiff_lite.attention import Sharing, passes, self_attention_layers
+from storydiff_lite.denoising import Conditioning, predict
 from storydiff_lite.memory import peak_memory, weight_bytes
 from storydiff_lite.pipeline import StoryPipeline
+from storydiff_lite.schedule import AttentionPlan, self_attention_layers
+from storydiff_lite.sdxl import shapes
 from storydiff_lite.training.common import machine
+from storydiff_lite.windows import passes
 
+GUIDANCE = 5.0
 RESULT = Path(__file__).parent.parent / "book" / "results" / "gpu_sdxl.json"
-CODE = ("attention.py", "guidance.py", "memory.py", "pipeline.py", "sdxl.py")
 TARGETS = {"time over plain": 1.25, "memory over plain": 1.15}  # asked of ours at 4 panels, rate 0.5
-TINY = sdxl.UNET | {
+TINY = shapes.UNET | {
     "sample_size": 16,
     "block_out_channels": (32, 64, 64),
     "transformer_layers_per_block": (1, 1, 1),
     "attention_head_dim": (2, 4, 4),
     "norm_num_groups": 8,
 }
-TINY_VAE = sdxl.VAE | {"block_out_channels": (16, 16, 16, 16), "norm_num_groups": 4}
+TINY_VAE = shapes.VAE | {"block_out_channels": (16, 16, 16, 16), "norm_num_groups": 4}
 
 
 class MaskForm:
@@ -59,19 +59,19 @@ class MaskForm:
 
     Parameters
     ----------
-    sharing : Sharing
+    plan : AttentionPlan
     """
 
-    def __init__(self, sharing):
-        self.sharing, self.masks = sharing, {}
+    def __init__(self, plan):
+        self.plan, self.masks = plan, {}
 
     def __call__(
         self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, **kwargs
     ):
-        share, n = self.sharing, hidden_states.shape[1]
+        plan, n = self.plan, hidden_states.shape[1]
         if n not in self.masks:
-            self.masks[n] = visible(share.picks("mask", n)[0].to(hidden_states.device), n)
-        return mask_form(attn, hidden_states, self.masks[n], share.panels)
+            self.masks[n] = visible(plan.picks("mask", n)[0].to(hidden_states.device), n)
+        return mask_form(attn, hidden_states, self.masks[n], len(plan.now.panels))
 
 
 class Story:
@@ -91,13 +91,13 @@ class Story:
 
     def __init__(self, pipe, form, panels, rate, window=None, long_story="passes"):
         self.pipe, self.form, self.panels = pipe, form, panels
-        self.parts = passes(panels, window, long_story, sharing=form != "plain")
-        self.share = Sharing(panels, rate, seeds=(0,))
+        self.passes = passes(panels, window, long_story, sharing=form != "plain")
+        self.plan = AttentionPlan.among(panels, rate, seeds=(0,))
         unet, g = pipe.unet, torch.Generator().manual_seed(0)
         size, config = unet.config.sample_size, unet.config
         self.x = torch.randn(panels, 4, size, size, generator=g)
         pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-        self.told = [  # unconditional half, conditional half
+        halves = [  # unconditional half, conditional half
             (
                 torch.randn(panels, 77, config.cross_attention_dim, generator=g).to(unet.device, unet.dtype),
                 torch.randn(panels, pooled, generator=g).to(unet.device, unet.dtype),
@@ -105,14 +105,14 @@ class Story:
             for _ in range(2)
         ]
         pixels = float(size * 8)
-        self.ids = torch.tensor([[pixels, pixels, 0, 0, pixels, pixels]]).repeat(2 * panels, 1)
-        self.ids = self.ids.to(unet.device, unet.dtype)  # [2F, 6]
-        self.mask = MaskForm(self.share)
+        ids = torch.tensor([[pixels, pixels, 0, 0, pixels, pixels]]).repeat(2 * panels, 1)  # [2F, 6]
+        self.conditioning = Conditioning(tuple(halves), ids.to(unet.device, unet.dtype))
+        self.mask = MaskForm(self.plan)
 
     def _installed(self):
         """The chosen processors, within this block."""
         if self.form == "ours":
-            return self.share.installed(self.pipe.unet)
+            return self.plan.installed(self.pipe.unet)
         return nullcontext()
 
     @torch.no_grad()
@@ -131,7 +131,7 @@ class Story:
         try:
             with self._installed():
                 x = scheduler.scale_model_input(latents, t)
-                pred = pipe._predict(x, t, self.told, self.ids, self.share, 0, self.parts, self.panels)
+                pred = predict(unet, x, t, self.conditioning, self.plan, 0, self.passes, GUIDANCE)
                 return scheduler.step(pred, t, latents, return_dict=False)[0]
         finally:
             unet.set_attn_processor(before)
@@ -182,8 +182,8 @@ def measure(stories, rounds, device, weights, bar, until):
             {
                 "form": story.form,
                 "panels": story.panels,
-                "passes": len(story.parts),
-                "panels_a_pass": len(story.parts[0][0]),
+                "passes": len(story.passes),
+                "panels_a_pass": len(story.passes[0].panels),
                 "seconds_a_step": statistics.median(got),
                 "seconds_a_panel_step": statistics.median(got) / story.panels,
                 "all_seconds": [round(s, 5) for s in got],
@@ -206,8 +206,8 @@ def targets(rows):
 def decode(device, tiny, pictures=4):
     """Seconds a picture and peak memory of the autoencoder, as the pipeline decodes: float32, 4 at once."""
     rows = []
-    config = TINY_VAE if tiny else sdxl.VAE
-    vae = sdxl.random_model(AutoencoderKL, config, device, torch.float32)
+    config = TINY_VAE if tiny else shapes.VAE
+    vae = shapes.random_model(AutoencoderKL, config, device, torch.float32)
     side = 8 if tiny else 128
     z = torch.randn(pictures, 4, side, side, generator=torch.Generator().manual_seed(0)).to(device)
     for how in ("together", "sliced"):
@@ -229,13 +229,6 @@ def versions():
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
     }
-
-
-def fingerprint():
-    """SHA-256 of the code that is measured, and of this file."""
-    package = Path(storydiff_lite.__file__).parent
-    files = [*(package / name for name in CODE), Path(__file__)]
-    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
 
 
 def plan(args):
@@ -289,14 +282,13 @@ def main(argv=None):
         p.error("--tiny measures nothing worth keeping: leave --save out.")
 
     dtype = torch.float32 if args.tiny else torch.float16
-    unet = sdxl.random_model(UNet2DConditionModel, TINY if args.tiny else sdxl.UNET, args.device, dtype)
+    unet = shapes.random_model(UNet2DConditionModel, TINY if args.tiny else shapes.UNET, args.device, dtype)
     weights = weight_bytes(unet)
     scheduler = EulerDiscreteScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
     )
     parts = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     pipe = StoryPipeline(**dict.fromkeys(parts), unet=unet, scheduler=scheduler, add_watermarker=False)
-    pipe._guidance_scale, pipe._guidance_rescale = 5.0, 0.0
     made = time.perf_counter() - start
     print(f"{machine()}, torch {torch.__version__}; U-Net {weights / 1e9:.2f} GB, made in {made:.0f} s.")
 
@@ -306,10 +298,8 @@ def main(argv=None):
     with tqdm(total=total, desc="stories", mininterval=5) as bar:
         for name, stories, rounds in todo:
             if plain_panel is not None:
-                every = [passes(f, w, how, form != "plain") for form, f, w, how in stories]
-                passed = sum(
-                    len(panels) for parts in every for panels, _ in parts
-                )  # panels through the U-Net
+                passes_of = [passes(f, w, how, form != "plain") for form, f, w, how in stories]
+                passed = sum(len(p.panels) for story in passes_of for p in story)  # through the U-Net
                 need = 1.3 * plain_panel * passed * (rounds + 1)
                 if time.perf_counter() - start + need > args.seconds:
                     left_out.append(name)
@@ -317,18 +307,18 @@ def main(argv=None):
                     continue
             if name.endswith("channels last"):
                 torch.nn.Module.to(unet, memory_format=torch.channels_last)
-            some = [Story(pipe, form, f, args.rate, w, how) for form, f, w, how in stories]
-            groups[name] = measure(some, rounds, args.device, weights, bar, start + args.seconds)
+            forms = [Story(pipe, form, f, args.rate, w, how) for form, f, w, how in stories]
+            groups[name] = measure(forms, rounds, args.device, weights, bar, start + args.seconds)
             for row, (_, _, window, how) in zip(groups[name], stories, strict=True):
                 row["long_story"] = how if window else None
             plain_panel = plain_panel or groups[name][0]["seconds_a_panel_step"]
-            del some
+            del forms
     print(table(groups))
     for name in left_out:
         print(f"\nleft out for want of time: {name}")
     print()
-    asked = targets(groups["four panels"])
-    for name, (value, most, met) in asked.items():
+    checked = targets(groups["four panels"])
+    for name, (value, most, met) in checked.items():
         print(f"  {name:20}{value:6.3f}   target at most {most:4.2f}: {'met' if met else 'MISSED'}")
     del unet, pipe
     if cuda:
@@ -345,13 +335,12 @@ def main(argv=None):
         "machine": machine(),
         "date": datetime.now(UTC).date().isoformat(),
         "versions": versions(),
-        "code": fingerprint(),
         "dtype": str(dtype).removeprefix("torch."),
         "pixels": unet_pixels(args.tiny),
         "rate": args.rate,
         "guidance_halves": 2,
         "unet_bytes": weights,
-        "targets": {n: {"measured": v, "at_most": m, "met": ok} for n, (v, m, ok) in asked.items()},
+        "targets": {n: {"measured": v, "at_most": m, "met": ok} for n, (v, m, ok) in checked.items()},
         "groups": groups,
         "left_out": left_out,
         "autoencoder": decoded,
@@ -365,7 +354,7 @@ def main(argv=None):
 
 
 def unet_pixels(tiny):
-    return 8 * (TINY if tiny else sdxl.UNET)["sample_size"]
+    return 8 * (TINY if tiny else shapes.UNET)["sample_size"]
 
 
 if __name__ == "__main__":

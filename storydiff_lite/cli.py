@@ -12,11 +12,15 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import json
 import os
 import sys
 import warnings
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from .settings import DTYPES, StorySettings, VideoSettings, options
 
 
 def main(arguments=None):
@@ -32,37 +36,75 @@ def main(arguments=None):
     int
         Exit status: 0; 1 after an error that was told; 130 after an interruption.
     """
-    args = _parser().parse_args(arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with warnings.catch_warnings():
+    with _any_letter(), warnings.catch_warnings():
+        args = _parser().parse_args(arguments)
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = _note
         return _run(args)
 
 
+@contextmanager
+def _any_letter():
+    """Letters that a stream's encoding lacks are written as a question mark; what is left in it is written
+    at the end.
+    """
+    streams = [s for s in (sys.stdout, sys.stderr) if hasattr(s, "reconfigure") and s.errors == "strict"]
+    for stream in streams:
+        stream.reconfigure(errors="replace")
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            _write(None, sys.stdout)
+        for stream in streams:
+            stream.reconfigure(errors="strict")
+
+
+def _write(text, stream):
+    """Write a line, or what is left of lines before; silently none where nobody reads any more."""
+    try:
+        if text is not None:
+            print(text, file=stream)
+        if stream is not None:
+            stream.flush()
+    except OSError as error:
+        with (
+            suppress(OSError, ValueError),
+            open(os.devnull, "w") as nowhere,
+        ):  # a stream that is no file: none
+            os.dup2(nowhere.fileno(), stream.fileno())  # or Python would try again when it ends, and complain
+        closed = error.errno in (errno.EPIPE, errno.EINVAL)  # EINVAL: what Windows calls a closed pipe
+        if stream is sys.stdout and not closed:
+            raise
+
+
 def _note(message, category, filename, *more):
     """Say what this package warns of, and not what its libraries say to programmers."""
     if not {"huggingface_hub", "transformers", "diffusers", "peft"} & set(Path(filename).parts):
-        print(f"storydiff: note: {message}", file=sys.stderr)
+        _write(f"storydiff: note: {message}", sys.stderr)
 
 
 def _run(args):
     try:
         args.run(args)
-    except KeyboardInterrupt:
-        kept = f" What is finished is kept in {_left(args)};" if _left(args) else ""
-        print(f"\nstorydiff: interrupted.{kept} the same command goes on from there.", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        kept = f"{_kept(error)};" if _kept(error) else ""
+        _write(f"\nstorydiff: interrupted.{kept} the same command goes on from there.", sys.stderr)
         return 130
     except OSError as error:  # of files, and of weights
-        if error.errno != errno.ENOSPC:
+        kept = f"{_kept(error)}." if _kept(error) else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail(f"the disk is full.{kept} Make room, then run the same command again.")
+        if error.strerror is None:
             return _fail(error)
-        kept = f" What is finished is kept in {_left(args)}." if _left(args) else ""
-        return _fail(f"the disk is full.{kept} Make room, then run the same command again.")
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror}.{kept}")
     except (ValueError, TypeError) as error:
         return _fail(error)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's: it was not loaded for --help
+    except (RuntimeError, MemoryError) as error:
+        if type(error).__name__ not in ("OutOfMemoryError", "MemoryError"):  # torch's: not loaded for --help
             raise
         return _fail(
             "out of memory. Draw fewer panels together (--window 4), in half precision (--dtype float16), or "
@@ -72,59 +114,50 @@ def _run(args):
 
 
 def _fail(error):
-    print(f"storydiff: error: {error}", file=sys.stderr)
+    _write(f"storydiff: error: {' '.join(str(error).split())}", sys.stderr)
     return 1
 
 
-def _left(args):
-    """The folder that an unfinished run has left, or None."""
-    out = getattr(args, "out", None)
-    if not out:
-        return None
-    found = list(Path(out).parent.glob(f"{Path(out).stem}.unfinished-*"))
-    return max(found, key=lambda f: f.stat().st_mtime) if found else None
+def _kept(error):
+    """Where an unfinished run has left what it had finished, in words; empty where there is nothing."""
+    folder = getattr(error, "kept", None)
+    return f" What is finished is kept in {folder}" if folder else ""
 
 
 # ------------------------------------------------------------------------------------------------- commands
 
 
 def _tell(args):
-    from .telling import Recipe, tell
+    from .tell import Recipe, tell
 
     recipe = Recipe(
         read_text(args.story),
         seed=args.seed,
-        model=args.model,
-        settings=_settings(args),
-        pictures=_pictures(args.pictures),
         identity=args.identity,
-        layout=args.layout,
-        font=args.font,
-        size=args.size,
-        film=_film(args),
+        settings=_given(args, StorySettings),
+        video=_given(args, VideoSettings),
+        **_changes(args),
     )
-    told = tell(recipe, args.out, args.video, **_how(args))
-    _say(args, f"{told.path}: {len(told.panels)} panels, seed {recipe.seed}")
-    if told.video:
-        _say(args, f"{told.video}")
+    output = tell(recipe, args.out, args.video, **_how(args))
+    _say(args, f"{output.path}: {len(output.panels)} panels, seed {recipe.seed}")
+    if output.video:
+        _say(args, f"{output.video}")
 
 
 def _retell(args):
-    from .telling import read_recipe, retell
+    from .tell import read_recipe, retell
 
     recipe, _ = read_recipe(args.comic)
-    changes = {
-        k: getattr(args, k) for k in ("layout", "font", "size", "model") if getattr(args, k) is not None
-    }
-    if _film(args):
-        changes["film"] = recipe.film | _film(args)
-    if args.pictures:
-        changes["pictures"] = _pictures(args.pictures)
-    told = retell(args.comic, args.out, args.video, changes, **_how(args))
-    same = "the same pixels in every panel" if told.same else "pixels differ from the first telling"
-    _say(args, f"{told.path}: {len(told.panels)} panels, seed {recipe.seed}: {same}")
-    if told.video:
-        _say(args, f"{told.video}")
+    changes = _changes(args)
+    if video := _given(args, VideoSettings):
+        changes["video"] = recipe.video | video
+    output = retell(args.comic, args.out, args.video, changes, **_how(args))
+    same = "the same pixels in every panel" if output.same else "pixels differ from the first telling"
+    if output.same is None:
+        same = "drawn in a browser before, from which pixels may differ by 1 of 255"
+    _say(args, f"{output.path}: {len(output.panels)} panels, seed {recipe.seed}: {same}")
+    if output.video:
+        _say(args, f"{output.video}")
 
 
 def _check(args):
@@ -132,65 +165,78 @@ def _check(args):
 
     story = parse(read_text(args.story))
     for name, description in story.cast.items():
-        print(f"[{name}] {description}" + ("   (in no panel)" if name in story.missing else ""))
+        _print(f"[{name}] {description}" + ("   (in no panel)" if name in story.missing else ""))
     for number, panel in enumerate(story.panels, 1):
-        who = ", ".join(panel.characters) or ("nobody" if panel.no_character else "")
-        print(f"{number:3}. {panel.prompt}" + (f"   ({who})" if who else ""))
+        names = ", ".join(panel.characters) or ("nobody" if panel.no_character else "")
+        _print(f"{number:3}. {panel.prompt}" + (f"   ({names})" if names else ""))
         if panel.text != panel.prompt:
-            print(f"     # {panel.text}")
+            _print(f"     # {panel.text}".rstrip())
 
 
 def _show(args):
     from dataclasses import asdict
 
-    from .telling import read_recipe
+    from .tell import read_recipe
 
     recipe, made = read_recipe(args.comic)
-    print(json.dumps({"recipe": asdict(recipe), "made": made}, indent=2, ensure_ascii=False))
+    text = json.dumps({"recipe": asdict(recipe), "made": made}, indent=2, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:  # a recipe is not to lose a letter
+        text = json.dumps(json.loads(text), indent=2)
+    _print(text)
 
 
 def read_text(path):
     """A story's text; ValueError says what is wrong with the file. ``-`` is the standard input."""
-    if str(path) == "-":
-        return sys.stdin.read()
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        if str(path) == "-":
+            return _standard_input()
+        return _decoded(Path(path).read_bytes(), path)
     except FileNotFoundError:
         raise ValueError(f"There is no story file {path}.") from None
     except IsADirectoryError:
         raise ValueError(f"{path} is a folder. Give a text file with a story in it.") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is no text in UTF-8 (byte {error.start + 1} is none). Save it as UTF-8."
-        ) from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
 
 
-def _settings(args):
-    names = {"steps": "num_inference_steps", "guidance": "guidance_scale", "negative": "negative_prompt"}
-    given = {
-        "consistency": args.consistency,
-        "layers": args.layers,
-        "schedule": args.schedule,
-        "window": args.window,
-        "long_story": args.long_story,
-        "steps": args.steps,
-        "guidance": args.guidance,
-        "guidance_rescale": args.guidance_rescale,
-        "negative": args.negative,
-        "same_noise": args.same_noise or None,
-        "start_merge_step": args.start_merge_step,
-        "height": args.height,
-        "width": args.width,
-    }
-    return {names.get(k, k): v for k, v in given.items() if v is not None}
+def _standard_input():
+    """A text from the standard input: UTF-8, whatever encoding the terminal has."""
+    if sys.stdin is None:
+        raise ValueError("There is no standard input. Give the name of a file, or pipe a text into it.")
+    if not hasattr(sys.stdin, "buffer"):  # text already
+        return sys.stdin.read().removeprefix("\ufeff")
+    return _decoded(sys.stdin.buffer.read(), "The standard input")
+
+
+def _decoded(data, name):
+    """A file's bytes as text, without a byte order mark."""
+    try:
+        return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig").read()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{name} is no text in UTF-8 (byte {error.start + 1} is none). Save it as UTF-8."
+        ) from None
+
+
+def _given(args, kind):
+    """The settings of this kind that the command line says, as a recipe holds them."""
+    found = {name: getattr(args, option) for name, (option, _) in options(kind).items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _changes(args):
+    """The other fields of a recipe that the command line says."""
+    names = ("model", "layout", "font", "size")
+    found = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return found | ({"pictures": _pictures(args.pictures)} if args.pictures else {})
 
 
 def _pictures(pairs):
     """``NAME=FILE`` options -> {name: [files]}; a folder stands for the pictures in it."""
     found = {}
-    for pair in pairs or []:
+    for pair in pairs:
         name, mark, file = pair.partition("=")
         if not mark or not name.strip() or not file:
             raise ValueError(f"--pictures {pair}: write NAME=FILE, such as --pictures Bruno=bruno.png.")
@@ -204,12 +250,6 @@ def _pictures(pairs):
     return found
 
 
-def _film(args):
-    names = {"video_model": "model"}  # the others are called in a recipe as they are here
-    names |= {k: k for k in ("fps", "frames", "hold", "motion", "image_encoder", "refine")}
-    return {name: getattr(args, k) for k, name in names.items() if getattr(args, k) is not None}
-
-
 def _how(args):
     names = ("device", "dtype", "offload", "keep")
     return {name: getattr(args, name) for name in names} | {"progress": not args.quiet}
@@ -217,7 +257,11 @@ def _how(args):
 
 def _say(args, text):
     if not args.quiet:
-        print(text)
+        _print(text)
+
+
+def _print(text):
+    _write(text, sys.stdout)
 
 
 def _parser():
@@ -233,22 +277,9 @@ def _parser():
     tell.add_argument("story", help="text file, or - for the standard input")
     tell.add_argument("--seed", type=int, default=0, help="the same seed gives the same pictures (default 0)")
     tell.add_argument("--model", default="micro", help="'micro', a pipeline folder, or owner/name on the hub")
-    tell.add_argument("--layout", default="page", choices=("strip", "page", "mixed"))
-    _add_letters(tell)
-    drawn = tell.add_argument_group("how it is drawn (default: as StoryPipeline has it)")
-    drawn.add_argument("--consistency", type=float, metavar="RATE", help="0 to 1: how much panels read")
-    drawn.add_argument("--layers", choices=("up", "mid", "down", "all"), help="where they read")
-    drawn.add_argument("--schedule", choices=("always", "released"), help="in which steps they read")
-    drawn.add_argument("--window", type=int, metavar="PANELS", help="panels that are drawn together")
-    drawn.add_argument("--long-story", choices=("passes", "attention", "bank"), help="beyond the window")
-    drawn.add_argument("--steps", type=int, help="denoising steps")
-    drawn.add_argument("--guidance", type=float, help="how strongly the prompt pulls")
-    drawn.add_argument("--guidance-rescale", type=float, help="0 to 1")
-    drawn.add_argument("--negative", metavar="PROMPT", help="what is not drawn")
-    drawn.add_argument("--same-noise", action="store_true", help="start all panels from one noise")
-    drawn.add_argument("--start-merge-step", type=float, metavar="SHARE", help="share of steps by text alone")
-    drawn.add_argument("--height", type=int, help="pixels")
-    drawn.add_argument("--width", type=int, help="pixels")
+    _add_page(tell)
+    drawn = tell.add_argument_group("how it is drawn")
+    _add_settings(drawn, StorySettings)
     tell.add_argument("--identity", default="micro", help="identity encoder for --pictures")
     _add_output(tell)
 
@@ -256,8 +287,7 @@ def _parser():
     retell.set_defaults(run=_retell)
     retell.add_argument("comic", help="a .png that `storydiff tell` wrote")
     retell.add_argument("--model", help="another model than the recipe's, or another place of it")
-    retell.add_argument("--layout", choices=("strip", "page", "mixed"))
-    _add_letters(retell)
+    _add_page(retell)
     _add_output(retell)
 
     check = commands.add_parser("check", help="read a story text and say what its panels are; draw nothing")
@@ -270,7 +300,13 @@ def _parser():
     return parser
 
 
-def _add_letters(parser):
+def _add_settings(parser, kind):
+    for name, how in options(kind).values():
+        parser.add_argument("--" + name.replace("_", "-"), **how)
+
+
+def _add_page(parser):
+    parser.add_argument("--layout", choices=("strip", "page", "mixed"))
     parser.add_argument("--font", metavar="FILE", help="a .ttf or .otf for the captions")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="width of a small panel")
 
@@ -278,25 +314,12 @@ def _add_letters(parser):
 def _add_output(parser):
     parser.add_argument("--out", required=True, metavar="COMIC.png", help="the comic")
     parser.add_argument("--video", metavar="STORY.mp4", help="a video beside it, .mp4 or .gif")
-    film = parser.add_argument_group("the video")
-    film.add_argument("--fps", type=int, help="frames a second (default 8)")
-    film.add_argument("--frames", type=int, help="frames from one panel to the next, with both (default 16)")
-    film.add_argument("--hold", type=int, help="frames that a panel stands still (default 4)")
-    film.add_argument("--video-model", metavar="MODEL", help="for panels of another model than 'micro'")
-    film.add_argument("--motion", metavar="FOLDER", help="its motion weights")
-    film.add_argument("--image-encoder", metavar="FOLDER", help="its image encoder")
-    film.add_argument(
-        "--refine",
-        type=float,
-        metavar="STRENGTH",
-        help="how strongly the U-Net that drew the panels redraws the frames between them, from 0 to 1 "
-        "(default 0.5; for another model 0, not at all)",
-    )
+    _add_settings(parser.add_argument_group("the video"), VideoSettings)
     parser.add_argument(
         "--pictures", action="append", metavar="NAME=FILE", help="a reference picture, or a folder of them"
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps, ... (default cpu)")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES)
     parser.add_argument("--offload", action="store_true", help="only the part that works lies on the GPU")
     parser.add_argument("--keep", action="store_true", help="keep the folder with the panels")
     parser.add_argument("--quiet", action="store_true", help="no progress bars, no report")

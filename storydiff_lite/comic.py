@@ -2,21 +2,23 @@
 
 A caption stands in a box of its own under its picture, inside the same frame. It wraps, words too long for a
 line are broken, and the box grows until all of it is there. A letter that the font does not have is an error
-before anything is drawn, not an empty square.
+before anything is drawn, not an empty square. So is a script that is written from right to left, or whose
+letters change with their neighbours (Hebrew, Arabic, Devanagari, Thai), where Pillow has no Raqm for it.
 """
 
 from __future__ import annotations
 
 import math
+import unicodedata
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import matplotlib
 from matplotlib.ft2font import FT2Font
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, features
 
-from .figures import to_image
+from .show import figures
 
 INK, PAPER, CREAM = (32, 26, 40), (255, 255, 255), (255, 250, 232)
 
@@ -89,7 +91,7 @@ def comic(images, captions, layout="page", font=None, size=None):
 
     Parameters
     ----------
-    images : list of pictures (see `figures.to_image`)
+    images : list of pictures (see `show.figures.to_image`)
         All of one shape.
     captions : list of str
         One a panel, may be empty.
@@ -107,9 +109,10 @@ def comic(images, captions, layout="page", font=None, size=None):
     ------
     ValueError
         Another number of captions than of pictures, pictures of different shapes, a letter that the font
-        does not have, a file that is no font.
+        does not have or that cannot be laid out here, a file that is no font.
     """
-    images = [to_image(i) for i in images]
+    captions = [_composed(c) for c in captions]
+    images = [figures.to_image(i) for i in images]
     if len(images) != len(captions):
         raise ValueError(f"There are {len(images)} pictures and {len(captions)} captions: give one each.")
     columns, bands = plan(len(images), layout)
@@ -149,27 +152,29 @@ def comic(images, captions, layout="page", font=None, size=None):
 
     page = Image.new("RGB", (wide(columns) + 2 * gap, y), PAPER)
     pen = ImageDraw.Draw(page)
-    for i, (left, top, right, end), tall, (face, lines, step, _) in drawn:
+    for i, (left, top, right, end), tall, (face, lines, step, how, _) in drawn:
         pen.rectangle((left, top, right - 1, end - 1), CREAM)
         page.paste(images[i].resize((right - left, tall), Image.BICUBIC), (left, top))
         if end > top + tall:
             pen.line((left, top + tall, right - 1, top + tall), INK, line)
         start = top + tall + (end - top - tall - step * len(lines)) // 2
         for k, text in enumerate(lines):
-            pen.text(((left + right) / 2, start + k * step), text, INK, face, anchor="ma")
+            pen.text(((left + right) / 2, start + k * step), text, INK, face, anchor="ma", **how)
         pen.rectangle((left, top, right - 1, end - 1), outline=INK, width=line)
     return page
 
 
 def _box(caption, width, size, font):
-    """A caption's letters, lines and their distance, and how high its box is."""
-    face = _face(font, max(11, round((size + width) / 34)))  # a little larger in a large panel
+    """A caption's letters, lines, their distance and direction, and how high its box is."""
+    shaped = needs_shaping(caption)
+    how = {"direction": direction(caption)} if shaped else {}
+    face = _face(font, max(11, round((size + width) / 34)), shaped)  # a little larger in a large panel
     pad, step = max(6, face.size // 2), sum(face.getmetrics()) * 9 // 8
-    lines = wrap(caption, width - 2 * pad, face)
-    return face, lines, step, (2 * pad + step * len(lines) if lines else 0)
+    lines = wrap(caption, width - 2 * pad, face, **how)
+    return face, lines, step, how, (2 * pad + step * len(lines) if lines else 0)
 
 
-def wrap(text, width, face):
+def wrap(text, width, face, direction=None):
     """Lines of at most ``width`` pixels; words too long for one are broken, nothing is dropped.
 
     Parameters
@@ -177,31 +182,44 @@ def wrap(text, width, face):
     text : str
     width : int
     face : ImageFont.FreeTypeFont
+    direction : {"ltr", "rtl"}, optional
+        Of the text, for a face that lays it out by Raqm.
 
     Returns
     -------
     list of str
     """
-    lines = []
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and face.getlength(longer) <= width:
-            lines[-1] = longer
-            continue
-        while face.getlength(word) > width and len(word) > 1:
-            some = max(1, _fitting(word, width, face))
-            lines.append(word[:some])
-            word = word[some:]
-        lines.append(word)
-    return lines
+
+    length = partial(face.getlength, direction=direction)
+
+    def pieces(word):
+        parts = _clusters(word)
+        while len(parts) > 1 and length("".join(parts)) > width:
+            n = _fitting(parts, width, length)
+            yield "".join(parts[:n])
+            parts = parts[n:]
+        yield "".join(parts)
+
+    return figures.wrap(text, width, face, direction, pieces)
 
 
-def _fitting(word, width, face):
-    """How many letters of a word fit into a line."""
-    low, high = 1, len(word)
+def _clusters(word):
+    """Its letters, each with the marks on it: between them a word may be broken."""
+    parts = []
+    for c in word:
+        if parts and (_is_mark(c) or c in JOINERS or parts[-1][-1] == JOINERS[-1]):
+            parts[-1] += c
+        else:
+            parts.append(c)
+    return parts
+
+
+def _fitting(parts, width, length):
+    """How many parts of a word fit into a line: at least one."""
+    low, high = 1, len(parts)
     while low < high:
         middle = math.ceil((low + high) / 2)
-        low, high = (middle, high) if face.getlength(word[:middle]) <= width else (low, middle - 1)
+        low, high = (middle, high) if length("".join(parts[:middle])) <= width else (low, middle - 1)
     return low
 
 
@@ -219,7 +237,8 @@ def check_letters(captions, font=None):
     Raises
     ------
     ValueError
-        A file that is missing or is no font; letters that it does not have.
+        A file that is missing or is no font; letters that it does not have, or that need Raqm where there is
+        none.
     """
     path = Path(font) if font is not None else default_font()
     if not path.is_file():
@@ -231,14 +250,73 @@ def check_letters(captions, font=None):
         raise ValueError(
             f"{path} is no font that can be read ({error}). Give a .ttf or .otf file."
         ) from error
-    for number, caption in enumerate(captions, 1):
-        missing = sorted({c for c in caption if ord(c) not in known and not c.isspace()})
+    for number, caption in enumerate(map(_composed, captions), 1):
+        missing = sorted(
+            {
+                c
+                for c in caption
+                if ord(c) not in known and not c.isspace() and unicodedata.category(c) != "Cf"
+            }
+        )
         if missing:
             raise ValueError(
                 f"The font {path.name} has no {' '.join(map(repr, missing[:8]))} in the caption of "
                 f"panel {number}. Give a font that has (font=..., or --font on the command line)."
             )
+        if (sign := needs_shaping(caption)) and not features.check("raqm"):
+            raise ValueError(
+                f"The caption of panel {number} has {sign!r} ({unicodedata.name(sign, 'without a name')}), "
+                "which is written from right to left or changes with its neighbours. Pillow needs Raqm and "
+                "FriBiDi to lay that out, and does not find them here: install FriBiDi (apt install "
+                "libfribidi0, brew install fribidi) and Pillow from PyPI, or write the caption in another "
+                "script."
+            )
     return path
+
+
+#: characters that nobody sees and that change nothing in a line: dropped
+_UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufe0e\ufe0f\ufeff"))
+#: what forbids and asks for the joining of two letters
+JOINERS = "\u200c\u200d"
+#: letters that are joined, though without marks and from left to right: Mongolian, Phags-pa, old Hangul
+_JOINED = ("\u1800\u18af", "\ua840\ua877", "\u1100\u11ff", "\ua960\ua97c", "\ud7b0\ud7fb")
+
+
+def _composed(caption):
+    """A caption whose accents are parts of their letters, where there are such letters (Unicode's NFC)."""
+    return unicodedata.normalize("NFC", caption.translate(_UNSEEN))
+
+
+def _is_mark(c):
+    """Whether a character is written on, below or around the one before it."""
+    return unicodedata.category(c)[0] == "M"
+
+
+def needs_shaping(text):
+    """The first character that cannot be lettered one by one from left to right, or None.
+
+    That is: one of a script that is written from right to left, a mark on a letter, a control of direction or
+    of joining, or one of a script whose letters are joined.
+    """
+    for c in text:
+        if c.isascii():
+            continue
+        if (
+            unicodedata.bidirectional(c) in ("R", "AL", "AN")
+            or _is_mark(c)
+            or unicodedata.category(c) == "Cf"
+        ):
+            return c
+        if any(first <= c <= last for first, last in _JOINED):
+            return c
+    return None
+
+
+def direction(text):
+    """``"rtl"`` where the first letter of a text is of a script that is written so, ``"ltr"`` otherwise."""
+    kinds = (unicodedata.bidirectional(c) for c in text)
+    first = next((kind for kind in kinds if kind in ("L", "R", "AL")), "L")
+    return "ltr" if first == "L" else "rtl"
 
 
 @lru_cache(maxsize=8)
@@ -247,6 +325,7 @@ def _letters(path):
 
 
 @lru_cache(maxsize=32)
-def _face(path, size):
-    # the basic layout is the same on every machine; the other one needs a library that some lack
-    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+def _face(path, size, shaped=False):
+    # the basic layout is the same on every machine; Raqm is not everywhere, and not of one version
+    engine = ImageFont.Layout.RAQM if shaped else ImageFont.Layout.BASIC
+    return ImageFont.truetype(path, size, layout_engine=engine)

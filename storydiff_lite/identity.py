@@ -10,13 +10,19 @@ SDXL's text encoders.  Names and sizes are those of PhotoMaker's published weigh
 Source: PhotoMaker (Li et al. 2312.04461, section 3.2, Eq. 1 and 2) and its released ``model.py``.
 """
 
-from pathlib import Path
+import re
+import warnings
+from dataclasses import dataclass
 
 import torch
-from safetensors.torch import load_file
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from .pictures import as_rgb
+from .prompts import has_trigger
+from .tokens import TriggerWordError
 
 
 class MLP(nn.Module):
@@ -188,74 +194,161 @@ class IDEncoder(CLIPVisionModelWithProjection):
         return self.fuse_module(prompt_embeds, self.embed(id_pixel_values), class_tokens_mask)
 
 
-#: name under which the LoRA of an identity encoder is known to peft
-LORA = "identity"
+# ------------------------------------------------------------------------------------------ identity prompts
 
 
-def attach(folder, unet, lora=True):
-    """Load an `IDEncoder` for this U-Net, and into the U-Net the LoRA that was trained with it.
+@dataclass
+class IdentityPrompt:
+    """A prompt whose class token waits for an identity, and its text-only twin.
 
     Parameters
     ----------
-    folder : str or Path
-        What ``IDEncoder.save_pretrained`` wrote; the LoRA lies in its folder ``lora``, as diffusers saves it.
-    unet : UNet2DConditionModel
-    lora : bool
-        ``False`` leaves the U-Net as it is.
-
-    Returns
-    -------
-    IDEncoder
-        In the U-Net's precision and on its device, for inference.
-
-    Raises
-    ------
-    ValueError
-        The encoder's tokens are not as wide as what the U-Net reads.
+    prompt_embeds : Tensor [1, 77, D]
+        States of both text encoders, the class token repeated once per reference picture.
+    class_tokens_mask : bool Tensor [1, 77]
+        Where it stands.
+    pooled : Tensor [1, P]
+        Pooled output of the second text encoder.
+    text_embeds, text_pooled : Tensor [1, 77, D], [1, P]
+        The same of the prompt without its trigger word.
     """
-    encoder = IDEncoder.from_pretrained(folder, local_files_only=True, dtype=unet.dtype)
-    encoder = encoder.eval().to(unet.device)
-    width, wanted = encoder.fuse_module.layer_norm.normalized_shape[0], unet.config.cross_attention_dim
-    if width != wanted:
-        raise ValueError(
-            f"The identity encoder makes tokens of {width} numbers and this U-Net reads {wanted}: they "
-            "belong to different models."
+
+    prompt_embeds: torch.Tensor
+    class_tokens_mask: torch.Tensor
+    pooled: torch.Tensor
+    text_embeds: torch.Tensor
+    text_pooled: torch.Tensor
+
+    @classmethod
+    def encode(cls, prompts, prompt, num_id_images, trigger_word="img"):
+        """Encode a prompt that names a person by a class noun and the trigger word after it.
+
+        Parameters
+        ----------
+        prompts : prompts.PromptEncoder
+        prompt, trigger_word : str
+            Such as ``"a man img, reading in the snow"`` and ``"img"``.
+        num_id_images : int
+            Reference pictures of the person, at least 1.
+
+        Raises
+        ------
+        TriggerWordError
+            No trigger word, more than one, or one that does not follow a noun.
+
+        Notes
+        -----
+        PhotoMaker (2312.04461), section 3.2; ``encode_prompt_with_trigger_word`` of its pipeline.
+        """
+        ids, mask = prompts.class_token_ids([prompt], num_id_images, trigger_word)
+        states, pooled = prompts.encode(ids)
+        text = prompts.encode(prompts.text_only_ids([prompt], trigger_word))
+        return cls(states, mask.to(states.device), pooled, *text)
+
+
+class IdentityReader:
+    """Prompts that name somebody, and pictures of that somebody, to `IdentityPrompt`.
+
+    Parameters
+    ----------
+    encoder : IDEncoder or None
+    prompts : prompts.PromptEncoder
+        The encoder works where its embeddings go.
+    prepare : CLIPImageProcessor, optional
+        Pictures to pixels; as CLIP's for the encoder's size by default.
+    trigger_word : str
+    """
+
+    def __init__(self, encoder, prompts, prepare=None, trigger_word="img"):
+        self.encoder, self.prompts, self.prepare = encoder, prompts, prepare
+        self.trigger_word = trigger_word
+
+    def pictures(self, images):
+        """Reference pictures as a list, or a dict of them, or None; whatever is no picture is told."""
+        if images is None:
+            return None
+        if isinstance(images, dict):
+            return {name: self.pictures(pictures) for name, pictures in images.items()} or None
+        if self.encoder is None:
+            raise ValueError(
+                "id_images were given, but there is no identity encoder to read them with: call "
+                "load_identity() first, or leave id_images out and describe the person in the prompts."
+            )
+        images = list(images) if isinstance(images, (list, tuple)) else [images]
+        if not images:
+            raise ValueError("id_images is empty: give at least one picture of the person, or leave it out.")
+        for image in images:
+            if not isinstance(image, Image.Image):
+                raise TypeError(f"id_images must be PIL pictures, and one is a {type(image).__name__}.")
+        return [as_rgb(image, f"Reference picture {i}") for i, image in enumerate(images, 1)]
+
+    @torch.no_grad()
+    def read(self, texts, images):
+        """For each text of a story an `IdentityPrompt` with the pictures fused in, or None where it has no
+        trigger word; TriggerWordError where none has.
+        """
+        if images is None:
+            return [None] * len(texts)
+        embeds, found = self._embed(images), []  # [1, n, 1, D]
+        for text in texts:
+            prompt = None
+            if has_trigger(text, self.trigger_word):
+                prompt = IdentityPrompt.encode(self.prompts, text, len(images), self.trigger_word)
+                fused = self.encoder.fuse_module(prompt.prompt_embeds, embeds, prompt.class_tokens_mask)
+                prompt.prompt_embeds = fused
+            found.append(prompt)
+        if not any(found):
+            raise TriggerWordError(
+                f"There are id_images, but no panel names the person: write {self.trigger_word!r} after a "
+                f'noun, such as "a man {self.trigger_word} reading in the snow".'
+            )
+        return found
+
+    def _embed(self, images):
+        """Reference pictures -> embeddings [1, n, 1, D]."""
+        size = self.encoder.config.image_size
+        prepare = self.prepare or CLIPImageProcessorPil(
+            size={"shortest_edge": size}, crop_size={"height": size, "width": size}
         )
-    if LORA in getattr(unet, "peft_config", {}):
-        unet.delete_adapters(LORA)
-    if lora and (Path(folder) / "lora").is_dir():
-        name = "pytorch_lora_weights.safetensors"
-        state = load_file(Path(folder) / "lora" / name)
-        unet.load_lora_adapter(state, prefix="unet", adapter_name=LORA)
-        _switch(unet, False)
-    return encoder
+        pixels = prepare(images, return_tensors="pt").pixel_values[None]  # [1, n, 3, size, size]
+        self.encoder.to(self.prompts.device)
+        return self.encoder.embed(pixels.to(self.prompts.device, self.encoder.dtype))
+
+    def read_story(self, panels, images):
+        """`read` of a story's panels; with a dict of pictures (name -> pictures), each panel by the first of
+        its characters that has some.
+        """
+        texts = [panel.prompt for panel in panels]
+        if not isinstance(images, dict):
+            return self.read(texts, images)
+        cast = {name for panel in panels for name in panel.characters}
+        for name in images:
+            if name not in cast:
+                raise ValueError(
+                    f"There are pictures of {name!r}, who is in no panel. In the panels are: "
+                    f"{', '.join(sorted(cast)) or 'nobody with a name (declare [Name] first)'}."
+                )
+        found = [None] * len(panels)
+        for name, pictures in images.items():
+            mine = []
+            for j, panel in enumerate(panels):
+                pictured = [n for n in panel.characters if n in images]
+                if pictured[:1] == [name]:
+                    mine.append(j)
+                    if len(pictured) > 1:
+                        texts[j] = first_trigger(texts[j], self.trigger_word)
+                        warnings.warn(
+                            f"Panel {j + 1} shows {' and '.join(pictured)}, who all have pictures. One "
+                            f"identity goes into a prompt: {name}'s. The others are drawn by their words.",
+                            stacklevel=6,
+                        )
+            read = self.read([texts[j] for j in mine], pictures) if mine else []
+            for j, prompt in zip(mine, read, strict=True):
+                found[j] = prompt
+        return found
 
 
-def _switch(unet, on):
-    """Switch the identity's LoRA, and leave other adapters as they are."""
-    others = [name for name in unet.active_adapters() if name != LORA]
-    names = others + [LORA] * on
-    if names:
-        unet.enable_adapters()
-        unet.set_adapter(names)
-    else:
-        unet.disable_adapters()
-
-
-class use_lora:
-    """Switch the identity's LoRA on or off at once; as a context manager, off again at its end.
-
-    A U-Net without such a LoRA is left alone.
-    """
-
-    def __init__(self, unet, on):
-        self.unet, self.has = unet, LORA in getattr(unet, "peft_config", {})
-        if self.has:
-            _switch(unet, on)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.has:
-            _switch(self.unet, False)
+def first_trigger(prompt, trigger_word):
+    """The prompt with the first of its trigger words alone."""
+    parts = re.split(rf"\b{re.escape(trigger_word)}\b", prompt)
+    return " ".join((parts[0] + trigger_word + "".join(parts[1:])).split())

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from . import weights, world
+from .int8 import expanded
 
 #: attributes that a prompt of species, action and scene leaves free, and that every species shows
 FREE = ("fur", "outfit", "accessory", "accessory_colour")
@@ -54,6 +55,35 @@ class JudgeNet(nn.Module):
         return {name: head(h) for name, head in self.heads.items()}
 
 
+def pixels(images, size: int, device="cpu") -> torch.Tensor:
+    """Pictures of any kind -> [B, 3, ``size``, ``size``] in -1..1.
+
+    They may be PIL images, arrays [H, W, 3] (uint8, or float in 0..1), or a tensor [B, 3, H, W] in 0..1.
+    """
+    if isinstance(images, torch.Tensor):
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(
+                f"The judge reads tensors [B, 3, H, W] in 0..1; this one is {list(images.shape)}."
+            )
+        x = images.float() * 2 - 1
+    else:
+        images = list(images) if not hasattr(images, "convert") else [images]
+        if not images:
+            raise ValueError("There is no picture to read: give a list of at least one.")
+        arrays = [np.asarray(i.convert("RGB") if hasattr(i, "convert") else i) for i in images]
+        arrays = [a.astype(np.float32) / (255 if a.dtype == np.uint8 else 1) for a in arrays]
+        x = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) * 2 - 1
+    if x.shape[-2] != x.shape[-1]:
+        raise ValueError(
+            f"The judge reads square pictures of one panel; these are {x.shape[-1]} x {x.shape[-2]} "
+            "(width x height). Cut a strip into its panels first."
+        )
+    x = x.to(device)
+    if x.shape[-1] != size:
+        x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+    return x.clamp(-1, 1)
+
+
 class StoryJudge:
     """Reads attributes off pictures of one character.
 
@@ -70,36 +100,12 @@ class StoryJudge:
         """Load the shipped judge, its file compared with its SHA-256 (else `weights.WeightsError`)."""
         folder = weights.path(name)
         net = JudgeNet(**json.loads((folder / "config.json").read_text()))
-        net.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
+        net.load_state_dict(expanded(load_file(folder / "model.safetensors")))
         return cls(net.to(device))
 
     def pixels(self, images) -> torch.Tensor:
-        """Pictures of any kind -> [B, 3, S, S] in -1..1.
-
-        They may be PIL images, arrays [H, W, 3] (uint8, or float in 0..1), or a tensor [B, 3, H, W] in 0..1.
-        """
-        if isinstance(images, torch.Tensor):
-            if images.ndim != 4 or images.shape[1] != 3:
-                raise ValueError(
-                    f"The judge reads tensors [B, 3, H, W] in 0..1; this one is {list(images.shape)}."
-                )
-            x = images.float() * 2 - 1
-        else:
-            images = list(images) if not hasattr(images, "convert") else [images]
-            if not images:
-                raise ValueError("There is no picture to read: give a list of at least one.")
-            arrays = [np.asarray(i.convert("RGB") if hasattr(i, "convert") else i) for i in images]
-            arrays = [a.astype(np.float32) / (255 if a.dtype == np.uint8 else 1) for a in arrays]
-            x = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) * 2 - 1
-        if x.shape[-2] != x.shape[-1]:
-            raise ValueError(
-                f"The judge reads square pictures of one panel; these are {x.shape[-1]} x {x.shape[-2]} "
-                "(width x height). Cut a strip into its panels first."
-            )
-        x = x.to(next(self.net.parameters()).device)
-        if x.shape[-1] != self.net.size:
-            x = F.interpolate(x, (self.net.size, self.net.size), mode="bilinear", antialias=True)
-        return x.clamp(-1, 1)
+        """Pictures of any kind -> [B, 3, S, S] in -1..1, as of the function `pixels`."""
+        return pixels(images, self.net.size, next(self.net.parameters()).device)
 
     @torch.no_grad()
     def read(self, images, batch: int = 256) -> dict[str, torch.Tensor]:
@@ -189,5 +195,5 @@ def faithfulness(names: list[dict], prompts: list[str]) -> dict[str, float]:
         for k, v in world.mentioned(prompt).items():
             hits.setdefault(k, []).append(read[k] == v)
     out = {k: sum(v) / len(v) for k, v in hits.items()}
-    every = [h for v in hits.values() for h in v]
-    return out | {"mean": sum(every) / len(every) if every else float("nan")}
+    found = [h for v in hits.values() for h in v]
+    return out | {"mean": sum(found) / len(found) if found else float("nan")}

@@ -53,6 +53,8 @@ class _Watch(TorchDispatchMode):
         if x.layout != torch.strided or x.device.type != self.device:
             return
         storage = x.untyped_storage()
+        if storage.device.type != self.device:
+            return  # torch.export leaves fake tensors behind: on "cpu" by name, symbolic, and with no memory
         key, size = storage._cdata, storage.nbytes()
         if key not in self.known:
             self.known[key] = [weakref.ref(storage, lambda _: self._forget(key)), size if old else 0]
@@ -132,5 +134,5 @@ def weight_bytes(*modules):
     -------
     int
     """
-    every = [x for m in modules for x in (*m.parameters(), *m.buffers())]
-    return sum({s._cdata: s.nbytes() for s in (x.untyped_storage() for x in every)}.values())
+    tensors = [x for m in modules for x in (*m.parameters(), *m.buffers())]
+    return sum({s._cdata: s.nbytes() for s in (x.untyped_storage() for x in tensors)}.values())

@@ -36,6 +36,29 @@ GRID = 4
 LAYER = -2
 
 
+def fit_pixels(image_encoder, pixels: torch.Tensor) -> torch.Tensor:
+    """Pictures at the size that a CLIP image encoder takes.
+
+    The autoencoder's pictures may be larger: the encoder learnt at a size of its own.
+
+    Parameters
+    ----------
+    image_encoder : CLIPVisionModel, CLIPVisionModelWithProjection or IDEncoder
+    pixels : Tensor [..., 3, H, W]
+        Of any range.
+
+    Returns
+    -------
+    Tensor [..., 3, image_size, image_size]
+        ``pixels`` itself where nothing is to do.
+    """
+    size = image_encoder.config.image_size
+    if pixels.shape[-2:] == (size, size):
+        return pixels
+    flat = F.interpolate(pixels.flatten(0, -4), (size, size), mode="bilinear", antialias=True)
+    return flat.unflatten(0, pixels.shape[:-3])
+
+
 @torch.no_grad()
 def semantic_tokens(
     image_encoder, pixels: torch.Tensor, grid: int = GRID, layer: int = LAYER
@@ -46,7 +69,7 @@ def semantic_tokens(
     ----------
     image_encoder : CLIPVisionModel or CLIPVisionModelWithProjection
     pixels : Tensor [B, 3, H, W]
-        In -1..1; resized to what the encoder takes where that differs.
+        In -1..1, of any size (`fit_pixels`).
     grid : int
         The picture is cut into ``grid`` x ``grid`` regions, a token each.
     layer : int
@@ -70,9 +93,7 @@ def semantic_tokens(
     if not 1 <= grid <= side // 2:
         raise ValueError(f"grid is {grid}; this encoder has {side} x {side} patches: use 1 to {side // 2}.")
     p = next(image_encoder.parameters())
-    pixels = pixels.to(p.device, p.dtype)
-    if pixels.shape[-2:] != (c.image_size, c.image_size):
-        pixels = F.interpolate(pixels, (c.image_size, c.image_size), mode="bilinear", antialias=True)
+    pixels = fit_pixels(image_encoder, pixels.to(p.device, p.dtype))
     states = image_encoder(pixel_values=pixels, output_hidden_states=True).hidden_states[layer]
     patches = states[:, 1:].transpose(1, 2).unflatten(2, (side, side))  # [B, C, side, side]; no class token
     quarters = F.adaptive_avg_pool2d(patches, 2 * grid).unflatten(3, (grid, 2)).unflatten(2, (grid, 2))
@@ -175,9 +196,9 @@ class SemanticMotionPredictor(ModelMixin, ConfigMixin):
             )
         line = interpolate(start, end, num_frames)  # [B, F, S, D]
         t = times(num_frames, start)  # [F]
-        told = [line, start[:, None].expand_as(line), end[:, None].expand_as(line)]
-        told = torch.cat([(x - self.mean) / self.scale for x in told], -1)  # [B, F, S, 3 D]
-        x = self.embed_in(told) + self.place + self.embed_time(waves(t, c.width))[:, None]  # [B, F, S, W]
+        inputs = [line, start[:, None].expand_as(line), end[:, None].expand_as(line)]
+        inputs = torch.cat([(x - self.mean) / self.scale for x in inputs], -1)  # [B, F, S, 3 D]
+        x = self.embed_in(inputs) + self.place + self.embed_time(waves(t, c.width))[:, None]  # [B, F, S, W]
         x = x.flatten(1, 2)  # [B, F * S, W]
         for block in self.blocks:
             x = block(x)

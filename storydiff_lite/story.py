@@ -9,7 +9,9 @@
 
 The first lines, up to an empty one, say who is who: ``[Name] description``. In a panel ``[Name]`` stands for
 that description; the panel shows one of the characters, or several. ``[NC]`` at the beginning of a panel: it
-shows nobody. What stands before ``#`` is drawn, what stands after it is printed under the panel.
+shows nobody. What stands before ``#`` is drawn, what stands after it is printed under the panel; nothing is
+printed where nothing stands after it. ``【Name】`` and ``＃``, of an East Asian keyboard, are read as
+``[Name]`` and ``#``.
 
 A story need not have a cast; then the panels are prompts, as they are. A paragraph (lines without ``#``, of
 which at least one holds the end of a sentence and the beginning of another) becomes one panel a sentence, and
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from dataclasses import dataclass, field
 
 NC = "[NC]"
@@ -50,14 +53,14 @@ class Panel:
     prompt : str
         What is drawn.
     caption : str, optional
-        What is printed under it; the prompt when it is left out.
+        What is printed under it, ``""`` for nothing; the prompt when it is left out.
     negative_prompt : str, optional
         What is not drawn, for this panel only.
     no_character : bool
         ``[NC]``: nobody of the story is in it, so that it neither reads other panels nor is read.
     characters : tuple of str
         Names of those who are in it. Where a panel of the story has any, panels read only panels that show
-        nobody but theirs (`cast.CastSharing`).
+        nobody but theirs (`cast.may_read`).
     """
 
     prompt: str
@@ -91,10 +94,14 @@ class Story:
     panels : list of Panel
     cast : dict
         Name -> description; empty where nobody has a name.
+    text : str, optional
+        What it was read from, written anew: a line a panel, one space between words. ``parse(story.text)`` is
+        the same story. None where it was not read from a text.
     """
 
     panels: list[Panel]
     cast: dict[str, str] = field(default_factory=dict)
+    text: str | None = field(default=None, compare=False, repr=False)
 
     @property
     def missing(self):
@@ -119,9 +126,12 @@ def parse(text):
     StoryError
         A name that was never declared (with the nearest one that was), was declared twice, or stands without
         its brackets; a bracket that is not closed; a panel that names nobody in a story with a cast; a
-        caption without a prompt. The message says line and column.
-    ValueError
-        An empty story.
+        caption without a prompt; an empty story. The message says line and column.
+
+    Notes
+    -----
+    Only a line feed, a carriage return, or both end a line. A name is the same name however its accents were
+    typed (Unicode's NFC).
     """
     return _Reader(text).story()
 
@@ -146,8 +156,8 @@ def sentences(paragraph):
     Returns
     -------
     list of str
-        Without the space between them. ``"Mr. Bear"``, ``"3.5"``, ``"J. Bear"`` and ``'"Stop!" he said'`` do
-        not end a sentence.
+        Without the space between them. ``"Mr. Bear"``, ``"3.5"``, ``"J. Bear"``, ``"No. 5"`` and
+        ``'"Stop!" he said'`` do not end a sentence; ``"She said no."`` does.
     """
     return [paragraph[a:b] for a, b in _sentences(paragraph)]
 
@@ -203,26 +213,44 @@ def as_panels(story):
 
 def _panel(prompt):
     """A panel of a prompt, which may begin with ``[NC]``."""
-    alone = prompt.lstrip().startswith(NC)
-    return Panel(prompt.lstrip().removeprefix(NC).lstrip() if alone else prompt, no_character=alone)
+    m = _first_name(prompt.translate(_MARKS))
+    no_character = bool(m) and _name(m[1]) == "NC"
+    if not no_character:
+        return Panel(prompt)
+    prompt = prompt[m.end() :].lstrip()
+    return Panel(prompt[m.end() :] if (m := _AFTER_NC.match(prompt)) else prompt, no_character=True)
 
 
 # ------------------------------------------------------------------------------------------------- reading
 
-_DECLARATION = re.compile(r"\s*\[([^\[\]#]*)\]([^\[\]#]*)")  # one name, at the beginning, and no caption
+#: the marks of an East Asian keyboard -> those that they are read as
+_MARKS = str.maketrans("【】［］＃", "[][]#")
+#: marks that nobody sees: an order of bytes, a direction of writing; some editors begin a line with one
+_UNSEEN = "\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff"
+_DECLARATION = re.compile(rf"[\s{_UNSEEN}]*\[([^\[\]#]*)\]([^\[\]#]*)")  # one name in front, and no caption
+_SEPARATORS = re.compile(r"[\s:：=|,，;；>→–—-]+")  # behind a name: "[Mia]: a cat", "[Mia] - a cat"
+_AFTER_NC = re.compile(r"(?:[:：]\s*|[–—-]\s+)+")  # "[NC]: the sea"; but "[NC] -5 degrees"
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _END = re.compile(r"(?:[.!?…]+[\"'”’»)]*(?=\s+\S))|(?:[。！？]+[」』”]*(?=\s*\S))")
-_ABBREVIATIONS = {"mr", "mrs", "ms", "dr", "st", "prof", "sr", "jr", "vs", "etc", "e.g", "i.e", "no"}
+_ABBREVIATIONS = {"mr", "mrs", "ms", "dr", "st", "prof", "sr", "jr", "vs", "e.g", "i.e"}
+_UNSPACED = re.compile("[\u0e00-\u109f\u1780-\u17ff]")  # Thai to Burmese, Khmer: scripts without spaces
+
+
+def _first_name(text):
+    """Match of the brackets that a text begins with, or None."""
+    return re.match(rf"[\s{_UNSEEN}]*\[([^\[\]]*)\]", text)
 
 
 def _sentences(text):
     """Where each sentence begins and ends: list of (from, to)."""
     ends, start = [], 0
     for m in _END.finditer(text):
-        word = re.search(r"[\w.]*$", text[: m.start()])[0]
-        if m[0] == "." and (word.lower() in _ABBREVIATIONS or (len(word) == 1 and word.isupper())):
+        word = re.search(r"[\w.]*$", text[max(0, m.start() - 8) : m.start()])[0]  # longer than any of them
+        after = re.compile(r"\S").search(text, m.end())[0]
+        if m[0] == "." and _is_abbreviation(word, after):
             continue
-        if text[m.end() :].lstrip()[0].islower():  # '"Stop!" he said'
+        if after.islower():  # '"Stop!" he said'
             continue
         ends.append(m.end())
     spans = []
@@ -235,41 +263,104 @@ def _sentences(text):
     return spans
 
 
+def _is_abbreviation(word, after):
+    """Whether the full stop behind a word belongs to it; ``after`` is the character that follows."""
+    if word.lower() == "no":  # a word as well, but for "No. 5"
+        return after.isdigit()
+    return word.lower() in _ABBREVIATIONS or (len(word) == 1 and word.isupper())
+
+
+def _in_word(c):
+    """Whether a character is part of a word: a letter, a digit, or a mark on one of them."""
+    return c.isalnum() or c == "_" or unicodedata.category(c)[0] == "M"
+
+
+def _find_name(name, text):
+    """Where a name stands in a text, and not as part of a word; -1 if nowhere."""
+    forms = (re.escape(unicodedata.normalize(form, name)) for form in ("NFC", "NFD"))
+    for m in re.finditer("|".join(forms), text):
+        around = text[max(0, m.start() - 1) : m.start()] + text[m.end() : m.end() + 1]
+        if not any(map(_in_word, around)):
+            return m.start()
+    return -1
+
+
+def _is_spaced(c):
+    """Whether a character is part of a word of a script that has spaces between words."""
+    return _in_word(c) and unicodedata.east_asian_width(c) not in "WF" and not _UNSPACED.match(c)
+
+
+def _spaced(prompt):
+    """A prompt with single spaces, and with one where a word or a name touches a name."""
+    out = ""
+    for c in " ".join(prompt.split()):
+        last = out[-1:] or " "
+        if (last == "]" and (c == "[" or _is_spaced(c))) or (c == "[" and _is_spaced(last)):
+            out += " "
+        out += c
+    return out
+
+
+def _name(text):
+    """A name as it is known by, however its accents and spaces were typed."""
+    return unicodedata.normalize("NFC", " ".join(re.sub(f"[{_UNSEEN}]", "", text).split()))
+
+
+def _description(text):
+    """A description without what separates it from the name before it, and without a full stop."""
+    text = " ".join(text.split())
+    return re.sub(r"[\s.,;]+$", "", text[m.end() :] if (m := _SEPARATORS.match(text)) else text)
+
+
 class _Reader:
     """Reads one text; every place in it is an offset from its beginning."""
 
     def __init__(self, text):
-        self.text, self.lines, offset = text, [], 0
-        for line in text.splitlines(keepends=True):
-            self.lines.append((offset, line.rstrip("\r\n")))
-            offset += len(line)
-        self.cast, self.declared = {}, {}
+        self.text = text.removeprefix("\ufeff")  # a byte order mark is no part of the text
+        self.marks = self.text.translate(_MARKS)  # of the same length
+        self.lines, start = [], 0
+        for end in [*_LINE_END.finditer(self.text), None]:
+            self.lines.append((start, self.marks[start : end.start() if end else None]))
+            start = end and end.end()
+        self.cast, self.declared, self.written = {}, {}, []
 
     def error(self, what, offset):
-        line = max((i for i, (start, _) in enumerate(self.lines) if start <= offset), default=0)
+        line = max(i for i, (start, _) in enumerate(self.lines) if start <= offset)
         return StoryError(what, line + 1, offset - self.lines[line][0] + 1)
 
     def story(self):
+        self._check_characters()
         rest = self._read_cast()
         panels = []
         for block in self._blocks(rest):
             begin, end = block[0][0], block[-1][0] + len(block[-1][1])
-            if "#" not in self.text[begin:end] and any(len(_sentences(line)) > 1 for _, line in block):
-                spans = _sentences(re.sub(r"[\r\n]", " ", self.text[begin:end]))  # offsets stay as they are
+            if "#" not in self.marks[begin:end] and any(len(_sentences(line)) > 1 for _, line in block):
+                spans = _sentences(re.sub(r"[\r\n]", " ", self.marks[begin:end]))  # offsets stay as they are
                 panels += [self._panel(begin + a, begin + b, sentence=True) for a, b in spans]
             else:
                 panels += [self._panel(start, start + len(line)) for start, line in block]
         if not panels and self.cast:
-            raise ValueError(
-                f"The story declares {', '.join(self.cast)} and has no panels. Leave an empty line after the "
+            raise self.error(
+                f"the story declares {', '.join(self.cast)} and has no panels. Leave an empty line after the "
                 f'cast, then write one panel a line, such as "[{next(iter(self.cast))}] reading in the '
-                'forest".'
+                'forest".',
+                len(self.text.rstrip()),
             )
         if not panels:
-            raise ValueError(
-                'The story is empty. Write one panel a line, such as "a bear is reading in the forest".'
+            raise self.error(
+                'the story is empty. Write one panel a line, such as "a bear is reading in the forest".', 0
             )
-        return Story(panels, self.cast)
+        cast = [f"[{name}] {description}" for name, description in self.cast.items()]
+        return Story(panels, self.cast, "\n".join([*cast, ""] * bool(cast) + self.written))
+
+    def _check_characters(self):
+        """Half a character cannot be written to a file, nor be tokenized."""
+        if m := re.search("[\ud800-\udfff]", self.text):
+            raise self.error(
+                f"this is half a character (U+{ord(m[0]):04X}, a lone surrogate). Leave it out, or write the "
+                "whole one.",
+                m.start(),
+            )
 
     def _read_cast(self):
         """Read the declarations; returns the lines after them."""
@@ -279,9 +370,13 @@ class _Reader:
                     return self.lines[i:]
                 continue
             m = _DECLARATION.fullmatch(line)
-            if not m or m[1].strip() == "NC":
+            if not m or _name(m[1]) == "NC":
+                if any(
+                    rest.strip() for _, rest in self.lines[i + 1 :]
+                ):  # one line is no cast: it has no panels
+                    self._check_no_declaration(start, line)
                 return self.lines[i:]
-            name, description = m[1].strip(), m[2].strip().rstrip(".,;").rstrip()
+            name, description = _name(m[1]), _description(m[2])
             at = start + m.start(1) - 1
             if not name:
                 raise self.error("there is no name in these brackets. Write [Name], then who that is.", at)
@@ -296,6 +391,20 @@ class _Reader:
             self.cast[name], self.declared[name] = description, i + 1
         return []
 
+    def _check_no_declaration(self, start, line):
+        """Raise StoryError where a line names somebody new, and would declare him but for a mark in it."""
+        m = _first_name(line)
+        if not m or "#" in m[1] or not (name := _name(m[1])) or name in {*self.cast, "NC"}:
+            return
+        marks = [f"'{mark}'" for mark in ("#", "[", "]") if mark in line[m.end() :]]
+        plain = _description(re.sub(r"[\[\]]", "", line[m.end() :].split("#")[0]))
+        raise self.error(
+            f"[{name}] is not declared yet, and a line with {' and '.join(marks)} does not declare anybody. "
+            f"To say who [{name}] is, write '[{name}] {plain or 'a bear'}', and nothing else. If this is a "
+            f"panel:{self._advice(name)}",
+            start + m.start(1) - 1,
+        )
+
     def _blocks(self, lines):
         """Lines between empty ones, as lists of (offset, line)."""
         block = []
@@ -308,44 +417,63 @@ class _Reader:
 
     def _panel(self, begin, end, sentence=False):
         """The panel that stands from ``begin`` to ``end``: a line with its caption, or a sentence."""
-        whole = self.text[begin:end]
-        prompt, mark, caption = whole.partition("#")
+        prompt, mark, _ = self.marks[begin:end].partition("#")
         if mark and not prompt.strip():
+            whole = self.text[begin:end].strip()
             raise self.error(
-                f"there is no prompt before the '#' in {whole.strip()!r}. Write what the panel shows first, "
-                "then '#' and its caption.",
+                f"there is no prompt before the '#' in {whole!r}. Write what the panel shows first, then '#' "
+                "and its caption.",
                 begin + len(prompt),
             )
         first = len(prompt) - len(prompt.lstrip())
-        alone = prompt[first:].startswith(NC)
-        skip = first + len(NC) if alone else 0
-        who = self._names(prompt, begin, skip)
-        if alone and who:
+        no_character = (m := _first_name(prompt)) and _name(m[1]) == "NC"
+        skip = m.end() if no_character else 0
+        names = self._names(prompt, begin, skip)
+        if no_character and names:
             raise self.error(
-                f"[NC] says that nobody is in this panel, and [{who[0]}] is. Drop one of them.", begin + first
+                f"[NC] says that nobody is in this panel, and [{names[0]}] is. Drop one of them.",
+                begin + first,
             )
-        if self.cast and not who and not alone:
+        if self.cast and not names and not no_character:
             raise self.error(
                 f"this panel names nobody of the cast ({', '.join(f'[{n}]' for n in self.cast)}). Say who is "
                 "in it, or begin it with [NC].",
                 begin + first,
             )
-        drawn = _BRACKETS.sub(lambda m: self.cast[m[1].strip()], prompt[skip:])
-        drawn = " ".join(drawn.split()).rstrip(" .!?…。！？" if sentence else " ")
+        whole = _spaced(prompt[skip:])
+        if no_character and (m := _AFTER_NC.match(whole)):
+            whole = whole[m.end() :]
+        drawn = whole.rstrip(" .!?…。！？") if sentence else whole
         if not drawn:
             raise self.error("a panel of the story is empty: say what it shows.", begin + first)
-        said = " ".join(caption.split()) if caption.strip() else None
-        if said is None and (sentence or who or alone):  # as it was written, without brackets
-            said = " ".join(prompt[skip:].split())
-        if said is not None:
-            said = _BRACKETS.sub(lambda m: m[1].strip() if m[1].strip() in self.cast else m[0], said)
-        return Panel(drawn, said, no_character=alone, characters=tuple(who))
+        caption = None
+        if mark:
+            caption = " ".join(self.text[begin + len(prompt) + 1 : end].split())
+        elif sentence or names or no_character:  # as it was written, without brackets
+            caption = whole
+        self.written.append(
+            (NC + " ") * bool(no_character) + drawn + ("" if caption is None else f" # {caption}".rstrip())
+        )
+        return Panel(
+            _BRACKETS.sub(lambda m: self.cast[_name(m[1])], drawn),
+            caption and self._without_brackets(caption),
+            no_character=bool(no_character),
+            characters=tuple(names),
+        )
+
+    def _without_brackets(self, caption):
+        """A caption in which ``[Name]`` is the name; other brackets are as they were typed."""
+        out, at = "", 0
+        for m in _BRACKETS.finditer(caption.translate(_MARKS)):
+            if (name := _name(m[1])) in self.cast:
+                out, at = out + caption[at : m.start()] + name, m.end()
+        return out + caption[at:]
 
     def _names(self, prompt, begin, skip):
         """Names in a prompt, in order, each once; what is wrong with a name is told."""
-        who, seen = [], list(prompt)
+        found, seen = [], list(prompt)
         for m in _BRACKETS.finditer(prompt, skip):
-            name = m[1].strip()
+            name = _name(m[1])
             seen[m.start() : m.end()] = " " * len(m[0])
             if name == "NC":
                 raise self.error(
@@ -353,31 +481,32 @@ class _Reader:
                     begin + m.start(),
                 )
             if name not in self.cast:
-                raise self.error(self._unknown(name), begin + m.start())
-            if name not in who:
-                who.append(name)
+                raise self.error(f"[{name}] was never declared.{self._advice(name)}", begin + m.start())
+            if name not in found:
+                found.append(name)
         seen = "".join(seen)
         for bracket, wrong in (("[", "is not closed: write [Name]"), ("]", "was not opened: write [Name]")):
             if (at := seen.find(bracket, skip)) >= 0:
                 raise self.error(f"this '{bracket}' {wrong}.", begin + at)
         for name in self.cast:
-            if m := re.compile(rf"(?<!\w){re.escape(name)}(?!\w)").search(seen):
+            if (at := _find_name(name, seen)) >= 0:
                 raise self.error(
                     f"{name} is somebody of the cast and stands here without brackets: write [{name}].",
-                    begin + m.start(),
+                    begin + at,
                 )
-        return who
+        return found
 
-    def _unknown(self, name):
+    def _advice(self, name):
+        """What to do about a name that was not declared."""
         known = {n.lower(): n for n in [*self.cast, "NC"]}
         near = difflib.get_close_matches(name.lower(), known, 1, 0.5)
         hint = f" Did you mean [{known[near[0]]}]?" if near else ""
         if self.cast:
             return (
-                f"[{name}] was never declared.{hint} The cast is "
-                f"{', '.join(f'[{n}]' for n in self.cast)}; who else is in the story is declared with them."
+                f"{hint} The cast is {', '.join(f'[{n}]' for n in self.cast)}; who else is in the story is "
+                "declared with them."
             )
         return (
-            f"[{name}] was never declared.{hint} Begin the story with its cast, a line such as "
-            f"'[{name}] a bear' for each, and leave an empty line after it."
+            f"{hint} Begin the story with its cast, a line such as '[{name}] a bear' for each, and leave an "
+            "empty line after it."
         )

@@ -12,7 +12,6 @@ on.
 """
 
 import gzip
-import json
 import unicodedata
 import warnings
 from functools import lru_cache
@@ -102,21 +101,6 @@ def load_tokenizer(trigger_word="img", pad_token=None):
         # single_word: PhotoMaker's own token also matches inside words ("imgur"); ours does not
         tokenizer.add_tokens([AddedToken(trigger_word, single_word=True, normalized=False, special=True)])
     return tokenizer
-
-
-def shrink_tokenizer_files(folder):
-    """Rewrite the ``tokenizer.json`` files of a saved pipeline without white space: 3.6 MB become 1.5.
-
-    Parameters
-    ----------
-    folder : str or Path
-        What ``pipeline.save_pretrained`` or ``tokenizer.save_pretrained`` wrote; read again as before.
-    """
-    for path in Path(folder).rglob("tokenizer.json"):
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        model = saved["model"]
-        model["merges"] = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
-        path.write_text(json.dumps(saved, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
 
 
 # -------------------------------------------------------------------------------------------- the class token

@@ -9,15 +9,38 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 DATA = Path(__file__).parent / "data"
 MANIFEST = "manifest.json"
+#: names of the shipped story model: as it was trained, and rounded as the page that draws has it
+STORY_MODELS = ("micro", "micro-int8")
 _verified = {}  # folder -> what its files looked like when they were hashed
 
 
 class WeightsError(OSError):
     """A shipped weight file is missing or is not the file that was trained."""
+
+
+@contextmanager
+def quiet():
+    """No bars and no notes of diffusers and transformers while models are made: they would fill notebooks."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    kinds = of_diffusers, of_transformers
+    before = [(kind, kind.get_verbosity(), kind.is_progress_bar_enabled()) for kind in kinds]
+    for kind in kinds:
+        kind.set_verbosity_error()
+        kind.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for kind, verbosity, bars in before:
+            kind.set_verbosity(verbosity)
+            if bars:
+                kind.enable_progress_bar()
 
 
 def sha256(file):
@@ -37,7 +60,8 @@ def path(name, root=DATA):
     Parameters
     ----------
     name : str
-        ``"micro"`` (the micro SDXL, in the SDXL folder layout), ``"judge"``, ...
+        ``"micro"`` (the micro SDXL, in the SDXL folder layout, but for its texts: `prompts.micro_parts`),
+        ``"judge"``, ...
     root : Path, optional
         Folder that holds the models and ``manifest.json``.
 
@@ -82,6 +106,16 @@ def path(name, root=DATA):
     return root / name
 
 
+def picture_size(name="micro", root=DATA):
+    """Height and width in pixels of the pictures that a shipped model draws.
+
+    >>> picture_size()
+    128
+    """
+    config = path(name, root) / "vae" / "config.json"
+    return json.loads(config.read_text(encoding="utf-8"))["sample_size"]
+
+
 def _cure(root, file):
     return (
         f"Get it back with `git checkout -- {(root / file).name}` in its folder or a fresh clone; after "
@@ -120,6 +154,14 @@ def write_manifest(root=DATA):
     text = json.dumps(found, indent=1) + "\n"
     atomic_save(root / MANIFEST, lambda to: to.write_text(text, encoding="utf-8"))
     return found
+
+
+def forget_paths(folder):
+    """Where on this machine a part of a saved model came from is nobody's business."""
+    for file in Path(folder).rglob("config.json"):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def atomic_save(target, write):

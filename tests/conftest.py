@@ -9,6 +9,17 @@ import pytest
 import torch
 
 
+@pytest.fixture(autouse=True)
+def torch_stays_as_it_was():
+    """A test that leaves gradients off, or another number type, fails itself, not one that comes later."""
+    before = torch.is_grad_enabled(), torch.get_default_dtype()
+    yield
+    after = torch.is_grad_enabled(), torch.get_default_dtype()
+    torch.set_grad_enabled(before[0])
+    torch.set_default_dtype(before[1])
+    assert after == before, "(gradients on, number type) after this test are not those before it"
+
+
 @pytest.fixture
 def few_threads():
     """One thread of torch during a test: small work is slower on several."""
@@ -90,7 +101,7 @@ def _tiny():
 def tiny_parts(_tiny):
     """The parts of a tiny SDXL, by name: what StableDiffusionXLPipeline's constructor takes. A fresh copy for
     each test."""
-    share = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+    share = ("tokenizer", "tokenizer_2")  # all else a test may change, or hang hooks on
     return {k: v if k in share else copy.deepcopy(v) for k, v in _tiny.items()}
 
 

@@ -13,15 +13,18 @@ from safetensors.torch import load_file
 
 from storydiff_lite.attention import (
     ConsistentSelfAttention,
-    SamplingSchedule,
-    Sharing,
     consistent_self_attention,
-    self_attention_layers,
     sliding_window_attention,
 )
+from storydiff_lite.schedule import AttentionPlan, SamplingSchedule, self_attention_layers
 
 DATA = Path(__file__).parent / "data"
 CLOSE = {"atol": 1e-10, "rtol": 0}
+
+
+def plan_of(panels, rate, seeds=(0,), window=None):
+    """The plan of stories in which every panel may read every other."""
+    return AttentionPlan.among(panels, rate, seeds, window=window)
 
 
 def make_attn(width, heads, seed=0):
@@ -160,9 +163,9 @@ def test_equals_mask_form(f, n, heads, data):
 def test_sliding_window_equals_mean_of_windows(f, n, window, rate):
     """Algorithm 1, and the processor with a window: the same as the mean over windows of the mask form."""
     attn = make_attn(8, 2)
-    sharing = Sharing(f, rate, seeds=(5,), window=window)
+    plan = plan_of(f, rate, (5,), window)
     frames = torch.randn(f, n, 8, dtype=torch.double, generator=torch.Generator().manual_seed(n))
-    per_panel = sharing.picks("x", n)[0]  # [F, K]
+    per_panel = plan.picks("x", n)[0]  # [F, K]
     w, k = min(window, f), per_panel.shape[1]
     bare = make_attn(8, 2)
     bare.to_out[0] = torch.nn.Identity()
@@ -182,7 +185,7 @@ def test_sliding_window_equals_mean_of_windows(f, n, window, rate):
     want = attn.to_out[0](total / count)
     torch.testing.assert_close(sliding_window_attention(attn, frames, window, picks), want, **CLOSE)
     if f > 1 and k:
-        torch.testing.assert_close(ConsistentSelfAttention(sharing, "x")(attn, frames), want, **CLOSE)
+        torch.testing.assert_close(ConsistentSelfAttention(plan, "x")(attn, frames), want, **CLOSE)
 
 
 @pytest.mark.parametrize("window", [None, 2])
@@ -191,38 +194,38 @@ def test_processor_keeps_halves_and_stories_apart(window, halves):
     """[H * S * F] at once equals each half of each story alone."""
     attn, f, n, seeds = make_attn(12, 3), 4, 9, (3, 8)
     x = torch.randn(halves * len(seeds) * f, n, 12, dtype=torch.double)
-    together = ConsistentSelfAttention(Sharing(f, 0.5, seeds, window=window), "layer")(attn, x)
+    together = ConsistentSelfAttention(plan_of(f, 0.5, seeds, window), "layer")(attn, x)
     for h in range(halves):
         for s, seed in enumerate(seeds):
             rows = slice((h * len(seeds) + s) * f, (h * len(seeds) + s + 1) * f)
-            sharing = Sharing(f, 0.5, (seed,), window=window)
-            alone = ConsistentSelfAttention(sharing, "layer")(attn, x[rows])
+            plan = plan_of(f, 0.5, (seed,), window)
+            alone = ConsistentSelfAttention(plan, "layer")(attn, x[rows])
             torch.testing.assert_close(together[rows], alone, **CLOSE)
             if window is None:
-                picks = list(sharing.picks("layer", n)[0])
+                picks = list(plan.picks("layer", n)[0])
                 torch.testing.assert_close(alone, consistent_self_attention(attn, x[rows], picks), **CLOSE)
 
 
 def test_rate_zero_one_panel_and_cross_attention_are_plain():
     attn, x = make_attn(8, 2), torch.randn(4, 5, 8, dtype=torch.double)
     plain = AttnProcessor2_0()(attn, x)
-    assert torch.equal(ConsistentSelfAttention(Sharing(4, 0.0))(attn, x), plain)
-    assert torch.equal(ConsistentSelfAttention(Sharing(1, 1.0, seeds=range(4)))(attn, x), plain)
+    assert torch.equal(ConsistentSelfAttention(plan_of(4, 0.0))(attn, x), plain)
+    assert torch.equal(ConsistentSelfAttention(plan_of(1, 1.0, range(4)))(attn, x), plain)
     text = torch.randn(4, 3, 8, dtype=torch.double)
     assert torch.equal(
-        ConsistentSelfAttention(Sharing(4, 1.0))(attn, x, text), AttnProcessor2_0()(attn, x, text)
+        ConsistentSelfAttention(plan_of(4, 1.0))(attn, x, text), AttnProcessor2_0()(attn, x, text)
     )
 
 
 def test_picks_are_fixed_in_number_fresh_and_repeatable():
-    sharing = Sharing(3, 0.3, seeds=(1, 2))
-    picks = sharing.picks("a", 20)
+    plan = plan_of(3, 0.3, (1, 2))
+    picks = plan.picks("a", 20)
     assert picks.shape == (2, 3, 6) and all(len(set(row.tolist())) == 6 for row in picks.flatten(0, 1))
-    assert torch.equal(picks, Sharing(3, 0.3, seeds=(1, 2)).picks("a", 20))
-    assert torch.equal(picks[1:], Sharing(3, 0.3, seeds=(2,)).picks("a", 20))
-    assert not torch.equal(picks, sharing.picks("b", 20))
-    sharing.step = 1
-    assert not torch.equal(picks, sharing.picks("a", 20))
+    assert torch.equal(picks, plan_of(3, 0.3, (1, 2)).picks("a", 20))
+    assert torch.equal(picks[1:], plan_of(3, 0.3, (2,)).picks("a", 20))
+    assert not torch.equal(picks, plan.picks("b", 20))
+    plan.now = plan.now._replace(step=1)
+    assert not torch.equal(picks, plan.picks("a", 20))
 
 
 def test_released_schedule():
@@ -265,7 +268,7 @@ def test_bad_shapes():
     with pytest.raises(ValueError, match="make 2 windows"):
         sliding_window_attention(attn, x, 2, [[]])
     with pytest.raises(ValueError, match="no multiple"):
-        ConsistentSelfAttention(Sharing(2, 0.5))(attn, x)
+        ConsistentSelfAttention(plan_of(2, 0.5))(attn, x)
 
 
 def test_layers(tiny_parts):
@@ -282,7 +285,7 @@ def test_processors_are_restored_even_after_an_error(tiny_parts):
     unet = tiny_parts["unet"]
     before = dict(unet.attn_processors)
     with pytest.raises(RuntimeError):
-        with Sharing(2, 0.5).installed(unet, "all"):
+        with plan_of(2, 0.5).installed(unet, "all"):
             assert (
                 sum(isinstance(p, ConsistentSelfAttention) for p in unet.attn_processors.values())
                 == len(before) // 2

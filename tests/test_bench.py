@@ -30,6 +30,8 @@ def test_ours_equals_the_mask_form_and_plain_does_not(size):
     ours, masked, plain = (runs[name]() for name in ("ours", "mask", "plain"))
     assert ours.shape == (2 * panels, tokens, width)
     torch.testing.assert_close(ours, masked, atol=1e-10, rtol=0)
+    for name in ("ring", "float64"):
+        torch.testing.assert_close(runs[name](), masked, atol=1e-10, rtol=0)
     assert not torch.allclose(ours, plain, atol=1e-3)
     assert mask.shape == (panels * tokens, panels * tokens)
     assert (mask.sum(1) == bench.reads("ours", panels, tokens, rate)).all()
@@ -62,7 +64,7 @@ def test_the_floor_is_one_plus_rate_times_others():
         assert ours / plain == pytest.approx(1 + rate * (panels - 1))
 
 
-@pytest.mark.parametrize("form", bench.FORMS)
+@pytest.mark.parametrize("form", (*bench.FORMS, "ring"))
 @pytest.mark.parametrize("size", [(5, 256, 32, 2, 0.5), (3, 200, 64, 2, 1.0)])
 def test_bytes_by_shapes_are_those_that_are_held(form, size):
     runs, mask = forms(size, torch.float32)
@@ -77,6 +79,12 @@ def test_ours_needs_little_more_than_plain():
     """At the size of the targets, by the shapes: less than a tenth of what the mask form adds."""
     plain, ours, mask = (bench.peak_bytes(form, 5, 4096, 640, 0.5, 4) for form in bench.FORMS)
     assert ours - plain < 0.1 * (mask - plain)
+
+
+def test_errors_are_those_of_rounding():
+    rows = bench.measure(3, 16, 12, 3, 0.5, 1, "cpu", torch.bfloat16, ("plain", "ours", "ring"))
+    assert [r["form"] for r in rows] == ["plain", "ours", "ring"] and rows[0]["error"] is None
+    assert all(1e-5 < r["error"] < 1e-2 for r in rows[1:]) and "to_mask" not in rows[1]
 
 
 def test_targets_are_missed_where_the_numbers_are_too_large():

@@ -1,11 +1,11 @@
 """book/claims.md: every link, section, test, record and number on it is there."""
 
 import ast
-import importlib.util
 import json
 import re
 from pathlib import Path
 
+import chapters
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -13,9 +13,7 @@ PAGE = (ROOT / "book/claims.md").read_text(encoding="utf-8")
 CLAIMS = dict(part.split("\n", 1) for part in re.split(r"^### ", PAGE, flags=re.M)[1:])
 STATUS = ("same", "simplified", "differs", "cannot be measured here")
 
-spec = importlib.util.spec_from_file_location("measured", ROOT / "book/_ext/measured.py")
-measured = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(measured)
+measured = chapters.extension("measured")
 
 ROLES = re.findall(r"\{measured\}`([^`]+)`", PAGE)
 TESTS = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", PAGE)

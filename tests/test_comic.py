@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, features
 
 from storydiff_lite import comic
 from storydiff_lite.comic import LAYOUTS, check_letters, default_font, plan, wrap
@@ -106,6 +106,106 @@ def test_letters_that_a_font_lacks_and_files_that_are_none(tmp_path):
         check_letters(["x"], tmp_path / "bad.ttf")
     with pytest.raises(ValueError, match="has no "):
         comic.comic(colours(1), ["漢"])
+
+
+# ---------------------------------------------------------------------------- scripts that need a layout
+
+raqm = pytest.mark.skipif(not features.check("raqm"), reason="Pillow has no Raqm here")
+
+
+def lettering(caption, width=300):
+    """Ink in each column of a caption's box."""
+    page = np.asarray(comic.comic([Image.new("RGB", (width, 60))], [caption], size=width).convert("L"))
+    gap = (page.shape[1] - width) // 2
+    box = page[gap + 60 + 8 : -gap - 8, gap + 8 : -gap - 8] < 160
+    return box.sum(0)
+
+
+def runs(columns):
+    """How many pieces the ink is in, from left to right."""
+    return int(np.count_nonzero(np.diff(np.concatenate([[0], columns > 0])) > 0))
+
+
+@raqm
+def test_hebrew_goes_from_right_to_left():
+    ink = lettering("\u05e9\u05e9\u05e9\u05e9 \u05d9\u05d9\u05d9\u05d9")  # wide letters, then narrow ones
+    left, right = ink[: len(ink) // 2], ink[len(ink) // 2 :]
+    assert right.sum() > 1.5 * left.sum()
+    assert (lettering("\u05e9\u05dc\u05d5\u05dd") > 0).any()
+
+
+@raqm
+@pytest.mark.parametrize(
+    "typed, seen",
+    [
+        ("Bruno said \u05e9\u05dc\u05d5\u05dd.", "Bruno said \u202d\u05dd\u05d5\u05dc\u05e9\u202c."),
+        ("\u05e9\u05dc\u05d5\u05dd Bruno 12!", "\u202d!Bruno 12 \u05dd\u05d5\u05dc\u05e9\u202c"),
+    ],
+)
+def test_mixed_directions(typed, seen):
+    assert (lettering(typed) == lettering(seen)).all()  # \u202d: as it stands here, from left to right
+
+
+@raqm
+def test_arabic_letters_are_joined():
+    word = "\u0645\u062d\u0645\u062f"
+    assert runs(lettering(word)) == 1 < runs(lettering("\u200c".join(word)))
+
+
+@raqm
+def test_long_lines_of_other_scripts_wrap_and_keep_their_marks():
+    word = "b\u0332e\u0332" * 40
+    face = comic._face(str(default_font()), 14, True)
+    lines = wrap(word, 60, face, "ltr")
+    assert "".join(lines) == word and len(lines) > 3
+    assert all(line[0] in "be" and face.getlength(line) <= 60 for line in lines)
+
+
+def test_accents_are_composed_and_marks_that_nobody_sees_are_dropped():
+    assert (lettering("Zoe\u0308 a\u00adb\ufeff") == lettering("Zo\u00eb ab")).all()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Zo\u00eb l\u00e4uft",
+        "\u041c\u0438\u0448\u043a\u0430",
+        "\u0393\u03ac",
+        "\u6f22\ud55c",
+        "\u2600 \u201ca\u201d \u2026",
+        "",
+    ],
+)
+def test_scripts_that_need_no_layout(text):
+    assert comic.needs_shaping(text) is None
+
+
+OTHERS = {
+    "Hebrew": "a \u05e9",
+    "Arabic": "\u0645",
+    "Arabic digits": "\u0661",
+    "Syriac": "\u0710",
+    "N'Ko": "\u07ca",
+    "Devanagari": "\u0915\u093f",
+    "Tamil": "\u0b95\u0bbf",
+    "Thai": "\u0e01\u0e34",
+    "Khmer": "\u1780\u17d2\u1780",
+    "Burmese": "\u1000\u103b",
+    "Tibetan": "\u0f40\u0fb1",
+    "Mongolian": "\u1820",
+    "a mark": "b\u0332",
+    "a joiner": "a\u200db",
+    "a direction": "\u202eab",
+}
+
+
+@pytest.mark.parametrize("text", OTHERS.values(), ids=OTHERS)
+def test_scripts_that_need_a_layout_are_refused_without_one(text, monkeypatch):
+    monkeypatch.setattr(comic.features, "check", lambda what: what != "raqm")
+    monkeypatch.setattr(comic, "_letters", lambda path: range(0x110000))
+    with pytest.raises(ValueError, match="caption of panel 2 has .*Raqm.*another script"):
+        check_letters(["fine", text])
+    assert check_letters(["fine", "Zoe\u0308"])
 
 
 def test_another_font():

@@ -1,13 +1,21 @@
 """Every checker accepts different right answers and gives each named wrong answer a hint of its own."""
 
+import ast
+import json
 import re
+import tomllib
+from importlib import import_module
+from pathlib import Path
 
+import answers
 import pytest
+from answers import record
 
 from storydiff_lite import exercises
 from storydiff_lite.exercises import Wrong
 
-ALL = exercises.load_all()
+CHECKED = exercises.load_all()
+ALL = answers.load_all()
 RIGHT = [(n, k) for n, e in ALL.items() for k in range(len(e.right))]
 WRONG = [(n, k) for n, e in ALL.items() for k in e.wrong]
 
@@ -66,4 +74,84 @@ def test_hint_is_all_that_a_notebook_shows():
 
 def test_names_are_taken_once():
     with pytest.raises(ValueError, match="Two exercises"):
-        exercises.exercise(next(iter(ALL)), [], {})(lambda answer: None)
+        exercises.exercise(next(iter(ALL)))(lambda answer: None)
+
+
+def test_answers_and_checkers_name_the_same_exercises():
+    assert set(ALL) == set(CHECKED)
+
+
+# ------------------------------------------------------------------------------------------ no answers
+PACKAGE = Path(exercises.__file__).parent
+
+
+def returned(file):
+    """What the functions of a file return, as text: single names and numbers left out."""
+    found = (
+        ast.unparse(n.value)
+        for n in ast.walk(ast.parse(file.read_text()))
+        if isinstance(n, ast.Return) and n.value
+    )
+    return {text for text in found if len(text) > 20}
+
+
+def test_the_package_holds_no_answers():
+    """Neither as attributes of an exercise, nor as a line of the code."""
+    assert not any(hasattr(e, "right") or hasattr(e, "wrong") for e in CHECKED.values())
+    there = set().union(*map(returned, PACKAGE.glob("*.py")))
+    told = set().union(*map(returned, Path(answers.__file__).parent.glob("chapter_*.py")))
+    assert len(told) > 200
+    assert told & there == set()
+
+
+@pytest.mark.parametrize("chapter", answers.CHAPTERS)
+def test_what_a_checker_knows_is_no_answer(chapter):
+    """Neither a record, nor a checker, nor a helper of a checker's file earns the point."""
+    module = import_module(f"storydiff_lite.exercises.{chapter}")
+    told = json.loads((PACKAGE / "known" / f"{chapter}.json").read_text())
+    tried = [getattr(module.known, n) for n in told] + [f for f in vars(module).values() if callable(f)]
+    for name, e in CHECKED.items():
+        if e.checker.__module__ == module.__name__:
+            for answer in tried:
+                with pytest.raises((Wrong, NotImplementedError)):
+                    exercises.check(name, answer)
+
+
+def test_records_are_of_these_answers_and_checkers():
+    """As if `python tools/answers/record.py` had just been run."""
+    for chapter, names in record.record().items():
+        told = json.loads((PACKAGE / "known" / f"{chapter}.json").read_text())
+        assert told.keys() == names.keys(), f"run tools/answers/record.py: {chapter} asks for other answers"
+        for name, cases in names.items():
+            assert len(cases) == len(told[name])
+            for new, old in zip(cases, told[name], strict=True):
+                assert new["case"] == old["case"]
+                assert new["sums"] == pytest.approx(old["sums"], rel=1e-4, abs=1e-4)
+                assert alike(new["gives"], old["gives"])
+
+
+def alike(a, b):
+    """Whether two recorded values are the same but for the last digits of their floats."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(alike(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(alike, a, b))
+    return a == pytest.approx(b, rel=1e-4, abs=1e-4, nan_ok=True) if isinstance(a, float) else a == b
+
+
+def test_a_case_that_is_not_known_is_told(monkeypatch):
+    monkeypatch.setattr(exercises, "_open", True)
+    with pytest.raises(LookupError, match="record.py"):
+        import_module("storydiff_lite.exercises.chapter_00").known.agreement(["never", "asked"])
+
+
+def test_an_installed_package_has_the_records_and_no_answers():
+    root = PACKAGE.parents[1]
+    told = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert told["packages"]["find"]["include"] == ["storydiff_lite*"]
+    data = {p for pattern in told["package-data"]["storydiff_lite"] for p in PACKAGE.parent.glob(pattern)}
+    there = {PACKAGE / "known" / f"{chapter}.json" for chapter in answers.CHAPTERS}
+    assert there == set((PACKAGE / "known").glob("*")) and there <= data
+    scripts = {f for ending in ("js", "css") for f in PACKAGE.parent.rglob(f"*.{ending}")}  # of the widgets
+    assert scripts and scripts <= data
+    assert PACKAGE.parent not in Path(answers.__file__).parents

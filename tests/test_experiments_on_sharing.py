@@ -4,38 +4,39 @@ import pytest
 import torch
 
 from storydiff_lite import experiments, world
-from storydiff_lite.attention import SamplingSchedule, Sharing
+from storydiff_lite.attention import reading_lists
 from storydiff_lite.experiments import comparison, failures, sharing
-from storydiff_lite.training.identity import withheld
+from storydiff_lite.schedule import AttentionPlan, SamplingSchedule
 
 F, N, S, HALVES = 3, 8, 2, 2
 
 
-def lists(kind, rate=0.5, seeds=(3, 4)):
-    return kind(F, rate, seeds=seeds).lists("layer", N, HALVES)  # [H S, F, L]
+def lists(reads, rate=0.5, seeds=(3, 4)):
+    plan = AttentionPlan.among(F, rate, seeds, reads=reads)
+    return plan.lists("layer", N, HALVES)  # [H S F, L]
 
 
 def test_as_printed_reads_a_part_of_the_own_tokens_twice():
-    once, printed = lists(Sharing), lists(sharing.AsPrinted)
+    once, printed = lists(reading_lists), lists(sharing.as_printed)
     assert printed.shape[-1] == once.shape[-1] + N // 2
-    for a, b in zip(once.flatten(0, 1).tolist(), printed.flatten(0, 1).tolist(), strict=True):
+    for a, b in zip(once.tolist(), printed.tolist(), strict=True):
         assert b[: len(a)] == a and set(b[len(a) :]) <= set(a[:N]), "the rest are own tokens, again"
         assert len(set(b[len(a) :])) == N // 2
-    own = lists(Sharing).view(HALVES, S, F, -1)
+    own = once.view(HALVES, S, F, -1)
     # what is read twice of a panel are the tokens that the others read of it
     again = printed.view(HALVES, S, F, -1)[..., own.shape[-1] :]
     assert set(again[0, 0, 0].tolist()) <= set(own[0, 0, 1].tolist())
 
 
 def test_control_reads_as_many_tokens_at_the_same_places_of_another_story():
-    ours, theirs = lists(Sharing), lists(sharing.Unrelated)
+    ours, theirs = lists(reading_lists), lists(sharing.unrelated)
     assert ours.shape == theirs.shape and torch.equal(ours[..., :N], theirs[..., :N])
-    story = torch.arange(HALVES * S)[:, None, None]
+    story = torch.arange(HALVES * S).repeat_interleave(F)[:, None]
     assert ((ours // (F * N)) == story).all()
     half, which = story // S, story % S
     assert ((theirs[..., N:] // (F * N)) == half * S + (which + 1) % S).all(), "its half, the other story"
     with pytest.raises(ValueError, match="two stories in a batch"):
-        lists(sharing.Unrelated, seeds=(3,))
+        lists(sharing.unrelated, seeds=(3,))
 
 
 def test_settings_become_arguments():
@@ -48,23 +49,25 @@ def test_settings_become_arguments():
         assert sum(t.active(step, "layer") for t in thirds) == 1, "the thirds share out the steps"
     released = sharing.arguments(every["released schedule"])["schedule"]
     assert isinstance(released, SamplingSchedule)
-    assert [released.probability(i) for i in (0, 1, 2, 5, 6, 14)] == [0, 0, 0.7, 0.7, 0.9, 0.9]
+    # of 50 steps, 5 plain and then .7, from step 20 on .9: here of 12
+    assert [released.probability(i) for i in (0, 1, 4, 5, 11)] == [0, 0.7, 0.7, 0.9, 0.9]
     assert "sharing" not in sharing.arguments(every["unrelated tokens"])
 
 
-def test_pipeline_has_its_own_sharing_back_after_an_experiment():
+def test_pipeline_has_its_own_plan_back_after_an_experiment():
     class Pipe:
-        sharing = Sharing
+        attention_plan = AttentionPlan
 
         def tell_many(self, *args, **settings):
-            assert self.sharing is sharing.Unrelated and settings["num_inference_steps"] == sharing.STEPS
+            assert self.attention_plan.keywords == {"reads": sharing.unrelated}
+            assert settings["num_inference_steps"] == sharing.STEPS
             raise KeyboardInterrupt
 
     pipe = Pipe()
     with pytest.raises(KeyboardInterrupt):
         setting = sharing.sharing_settings()["unrelated tokens"]
         sharing.measure_sharing(pipe, None, setting, [experiments.story(0)], [0])
-    assert pipe.sharing is Sharing
+    assert pipe.attention_plan is AttentionPlan
 
 
 def test_copies_look_alike_and_strangers_do_not():
@@ -103,5 +106,5 @@ def test_references_are_of_the_storys_species_and_unseen():
     for i in range(8):
         album = comparison.references(i)
         who = {p.actors[0].character for p in album}
-        assert len(who) == 1 and withheld(next(iter(who))) and album == comparison.references(i)
+        assert len(who) == 1 and world.withheld(next(iter(who))) and album == comparison.references(i)
         assert next(iter(who)).species == world.mentioned(experiments.story(i)[0])["species"]

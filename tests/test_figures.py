@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from storydiff_lite import figures
+from storydiff_lite.show import figures
 
 RED = Image.new("RGB", (64, 64), (220, 30, 30))
 BLUE = np.full((64, 64, 3), (30, 30, 220), np.uint8)
@@ -141,3 +141,17 @@ def test_a_table_names_its_columns_and_escapes_what_it_says():
 def test_a_table_that_cannot_be_read(head, rows, says):
     with pytest.raises(ValueError, match=says):
         figures.table_html(head, rows)
+
+
+def test_looks_are_said_in_words_one_picture_after_the_other():
+    bear = {
+        "species": "bear",
+        "fur": "brown",
+        "outfit": "red",
+        "accessory": "hat",
+        "accessory_colour": "blue",
+    }
+    assert figures.looks([bear, bear | {"fur": "grey"}]) == (
+        "bear, brown fur, red outfit, blue hat; bear, grey fur, red outfit, blue hat"
+    )
+    assert figures.looks(iter([bear]), ("fur", "outfit")) == "brown fur, red outfit"

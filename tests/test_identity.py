@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageCms
 from safetensors.torch import load_file
 from transformers import CLIPVisionConfig
 
 from storydiff_lite.identity import PHOTOMAKER, FuseModule, IDEncoder
+from storydiff_lite.pictures import as_rgb
 
 RECORDED = load_file(Path(__file__).parent / "data" / "fuse_module.safetensors")
 SMALL = {
@@ -195,3 +198,147 @@ def test_a_config_without_a_second_width_is_told():
     sizes = {k: v for k, v in SMALL.items() if k != "projection_dim_2"}
     with pytest.raises(ValueError, match="projection_dim_2"):
         IDEncoder(CLIPVisionConfig(**sizes))
+
+
+# ------------------------------------------------------------------------------------------ pictures
+def ramp(mode="L"):
+    """A picture whose brightness grows from 0 to 255."""
+    return Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (20, 1))).convert(mode)
+
+
+SHADES = np.tile(np.arange(256), (20, 1))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray((SHADES * 257).astype(np.uint16)),
+        Image.frombytes("I;16B", (256, 20), (SHADES * 257).astype(">u2").tobytes()),
+        Image.fromarray((SHADES * 257).astype(np.int32)),
+        ramp("I"),
+        ramp("F"),
+        Image.fromarray((SHADES / 255).astype(np.float32)),
+        Image.fromarray((SHADES * 257).astype(np.float32)),
+        ramp("RGB"),
+        ramp("LA"),
+        ramp("RGBA"),
+        ramp("RGBA").convert("RGBa"),
+        ramp("P"),
+        ramp("P").convert("PA"),
+        ramp("CMYK"),
+        ramp("YCbCr"),
+        ramp("HSV"),
+    ],
+    ids=lambda image: image.mode,
+)
+def test_every_mode_of_a_picture_keeps_its_brightness(image):
+    got = as_rgb(image)
+    assert got.mode == "RGB" and got.size == (256, 20)
+    assert np.abs(np.asarray(got, int) - SHADES[..., None]).max() <= 2
+
+
+def test_a_16_bit_file_is_scaled_and_not_clipped(tmp_path):
+    for end in ("png", "tif"):
+        Image.fromarray((SHADES * 257).astype(np.uint16)).save(tmp_path / f"a.{end}")
+        with Image.open(tmp_path / f"a.{end}") as image:
+            assert np.array_equal(np.asarray(as_rgb(image))[..., 0], SHADES)
+
+
+def test_one_bit_and_rgb_stay_what_they_are():
+    bits = Image.fromarray(np.eye(8, dtype=bool))
+    assert np.array_equal(np.asarray(as_rgb(bits))[..., 0], 255 * np.eye(8))
+    colours = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8))
+    assert np.array_equal(np.asarray(as_rgb(colours)), np.asarray(colours))
+
+
+def lab():
+    return ImageCms.profileToProfile(
+        ramp("RGB"), ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+    )
+
+
+def test_lab_becomes_srgb():
+    assert np.abs(np.asarray(as_rgb(lab()), int) - SHADES[..., None]).max() <= 3
+
+
+def palette():
+    image = Image.new("P", (4, 4), 0)
+    image.putpalette([9, 9, 9, 255, 0, 0])
+    image.putpixel((1, 1), 1)
+    image.info["transparency"] = 0
+    return image
+
+
+def grey():
+    image = Image.new("L", (4, 4), 7)
+    image.putpixel((1, 1), 200)
+    image.info["transparency"] = 7
+    return image
+
+
+def clear(mode):
+    image = Image.new("RGBA", (4, 4), (9, 9, 9, 0))
+    image.putpixel((1, 1), (255, 0, 0, 255))
+    return image if mode == "RGBA" else image.convert(mode)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [palette(), grey(), clear("RGBA"), clear("RGBa"), clear("LA"), clear("RGBA").quantize(4)],
+    ids=lambda i: i.mode,
+)
+def test_what_is_transparent_lies_on_white(image):
+    got = as_rgb(image)
+    assert got.getpixel((0, 0)) == (255, 255, 255) and got.getpixel((1, 1)) != (255, 255, 255)
+
+
+def test_a_picture_is_turned_as_its_camera_says(tmp_path):
+    image, exif = Image.new("RGB", (8, 4)), Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.jpg", exif=exif)
+    with Image.open(tmp_path / "a.jpg") as turned:
+        assert as_rgb(turned).size == (4, 8)
+
+
+def test_profiles(tmp_path):
+    """sRGB's changes nothing; a broken one is passed over; another one is read."""
+    plain = ramp("RGB")
+    for name, profile in (("sRGB", ImageCms.createProfile("sRGB")), ("XYZ", None)):
+        data = b"no profile" if profile is None else ImageCms.ImageCmsProfile(profile).tobytes()
+        plain.save(tmp_path / f"{name}.png", icc_profile=data)
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert np.array_equal(np.asarray(as_rgb(image)), np.asarray(plain))
+    image = ramp("L")  # a profile of other colours than the picture's
+    image.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    assert np.array_equal(np.asarray(as_rgb(image)), np.asarray(plain))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 900), (20000, 3), (16, 1)])
+def test_sizes_of_pictures(size):
+    got = as_rgb(Image.new("RGB", size, "red"))
+    assert got.getpixel((0, 0)) == (255, 0, 0)
+    assert max(got.size) <= 16 * min(got.size)
+    assert max(size) > 16 * min(size) or got.size == size
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (Image.new("RGB", (0, 5)), "Picture 2 has no pixels: it is 0 x 5"),
+        (Image.fromarray(np.full((2, 2), np.nan, np.float32)), "brightness must lie in"),
+        (Image.fromarray(np.full((2, 2), -3, np.int32)), "mode I.*holds -3"),
+        (Image.fromarray(np.full((2, 2), 1e6, np.float32)), "brightness must lie in"),
+    ],
+)
+def test_pictures_that_are_none_are_told(image, words):
+    with pytest.raises(ValueError, match=words):
+        as_rgb(image, "Picture 2")
+
+
+@pytest.mark.parametrize("end", ["png", "jpg", "tif"])
+def test_a_picture_that_was_cut_short_is_told(tmp_path, end):
+    file = tmp_path / f"a.{end}"
+    Image.effect_noise((64, 64), 50).convert("RGB").save(file)
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(ValueError, match="Picture 1 cannot be read"):
+        as_rgb(Image.open(file), "Picture 1")

@@ -8,7 +8,6 @@ from storydiff_lite import judge as judging
 from storydiff_lite import world
 from storydiff_lite.judge import FREE, StoryJudge, agreement, faithfulness
 from storydiff_lite.story import Panel
-from storydiff_lite.training import data
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +17,7 @@ def judge():
 
 @pytest.fixture(scope="module")
 def seen():
-    pictures = [data.specimen("heldout", i)[0] for i in range(300)]
+    pictures = [world.sample_pictures("heldout", i)[0] for i in range(300)]
     return pictures, [world.render(p, 64) for p in pictures]
 
 
@@ -113,5 +112,5 @@ def test_bad_input_is_told(judge, seen):
 
 
 def test_free_attributes_show_on_every_species():
-    assert set(judging.FREE) <= set(world.labels(data.specimen("heldout", 0)[0]))
+    assert set(judging.FREE) <= set(world.labels(world.sample_pictures("heldout", 0)[0]))
     assert "skin" not in judging.FREE

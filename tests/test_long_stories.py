@@ -9,11 +9,13 @@ from diffusers.models.attention_processor import Attention
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storydiff_lite.attention import ConsistentSelfAttention, Sharing, passes
+from storydiff_lite.attention import ConsistentSelfAttention
 from storydiff_lite.guidance import guide, rescale
 from storydiff_lite.memory import peak_memory
+from storydiff_lite.schedule import AttentionPlan
 from storydiff_lite.story import Panel
 from storydiff_lite.tokens import TriggerWordError
+from storydiff_lite.windows import Pass, passes
 
 MODES = ("passes", "attention", "bank")
 WORDS = ("reads", "sleeps", "runs", "sings", "waits", "cooks", "paints")
@@ -31,15 +33,15 @@ def differ(a, b):
 
 @pytest.fixture
 def shared(tiny_pipe):
-    """The pipeline, and the `Sharing` of every call in a list."""
+    """The pipeline, and the `AttentionPlan` of every call in a list."""
     made = []
 
-    class Noted(Sharing):
+    class Noted(AttentionPlan):
         def __init__(self, *args):
             super().__init__(*args)
             made.append(self)
 
-    tiny_pipe.sharing = Noted
+    tiny_pipe.attention_plan = Noted
     return tiny_pipe, made
 
 
@@ -47,29 +49,29 @@ def shared(tiny_pipe):
 @given(f=st.integers(1, 30), w=st.integers(1, 31))
 def test_windows_over_passes_hold_every_panel_as_often_as_they_should(f, w):
     parts = passes(f, w)
-    assert all(role is None for _, role in parts)
-    assert len(parts) == max(1, f - w + 1) and all(len(some) == min(w, f) for some, _ in parts)
+    assert all(p.role is None and p.step == 0 for p in parts)
+    assert len(parts) == max(1, f - w + 1) and all(len(p.panels) == min(w, f) for p in parts)
     for i in range(f):
-        held = sum(i in some for some, _ in parts)
+        held = sum(i in p.panels for p in parts)
         assert held == (1 if w >= f else min(i + 1, f - i, w, f - w + 1))
 
 
 @given(f=st.integers(1, 30), w=st.integers(1, 31))
 def test_bank_writes_once_and_everyone_goes_through_once(f, w):
     parts = passes(f, w, "bank")
-    assert [i for some, _ in parts for i in some] == list(range(f))
-    assert all(len(some) <= w for some, _ in parts)
-    roles = [role for _, role in parts]
+    assert [i for p in parts for i in p.panels] == list(range(f))
+    assert all(len(p.panels) <= w for p in parts)
+    roles = [p.role for p in parts]
     assert roles == ([None] if w >= f else ["write"] + ["read"] * (len(parts) - 1))
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_without_sharing_or_window(mode):
-    assert passes(5, None, mode) == [(range(5), None)] == passes(5, 5, mode) == passes(5, 9, mode)
+    assert passes(5, None, mode) == [Pass(0, range(5))] == passes(5, 5, mode) == passes(5, 9, mode)
     assert passes(5, 2, mode, sharing=False) == [
-        (range(0, 2), None),
-        (range(2, 4), None),
-        (range(4, 5), None),
+        Pass(0, range(0, 2)),
+        Pass(0, range(2, 4)),
+        Pass(0, range(4, 5)),
     ]
 
 
@@ -116,15 +118,15 @@ def test_passes_average_the_predictions_of_all_windows(tiny_pipe, guidance, phi)
 
     halves = [[""] * 5, story] if guidance > 1 else [story]
     sizes = torch.tensor([[32, 32, 0, 0, 32, 32]], dtype=torch.float)
-    share, x = Sharing(w, 0.5, (seed,)), noise
+    plan, x = AttentionPlan.among(5, 0.5, (seed,)), noise
     tiny_pipe.scheduler.set_timesteps(2)
-    with torch.no_grad(), share.installed(tiny_pipe.unet):
+    with torch.no_grad(), plan.installed(tiny_pipe.unet):
         for i, t in enumerate(tiny_pipe.scheduler.timesteps):
             total, count = torch.zeros(len(halves), 5, 4, 8, 8), torch.zeros(5, 1, 1, 1)
             for first in range(5 - w + 1):
                 some = range(first, first + w)
-                share.enter(i, some)
-                told = [tiny_pipe._encode([texts[j] for j in some], "cpu") for texts in halves]
+                plan.now = Pass(i, some)
+                told = [tiny_pipe.prompts([texts[j] for j in some]) for texts in halves]
                 states, pooled = (torch.cat(part) for part in zip(*told, strict=True))
                 added = {"text_embeds": pooled, "time_ids": sizes.expand(len(states), -1)}
                 rows = x[first : first + w].repeat(len(halves), 1, 1, 1)
@@ -150,10 +152,11 @@ def test_a_panel_changes_others_only_within_reach(tiny_pipe):
 # ------------------------------------------------------------------------------------ prompts of a long story
 @pytest.mark.parametrize("mode", ("passes", "bank"))
 def test_prompts_encoded_for_each_pass_are_the_prompts(tiny_pipe, mode):
-    """A callback has all prompts encoded at once; without one they are encoded pass by pass."""
+    """A callback that gets the prompts has all encoded at once; without one they are encoded pass by pass."""
     story = [Panel(STORY[0], negative_prompt="fog"), *STORY[1:4], STORY[1]]
     settings = {"window": 2, "long_story": mode, "negative_prompt": "rain", **FEW}
-    at_once = tiny_pipe(story, callback_on_step_end=lambda *args: {}, **settings).images
+    asks = {"callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+    at_once = tiny_pipe(story, callback_on_step_end=lambda *args: {}, **asks, **settings).images
     by_pass = tiny_pipe(story, **settings).images
     close(by_pass, at_once)
     assert differ(by_pass, tiny_pipe(story, **settings | {"negative_prompt": None}).images)
@@ -205,13 +208,14 @@ def test_bank_equals_one_dense_attention(w, more, halves, seeds, rate, data):
     f = w + sum(more)
     alone = [[data.draw(st.booleans()) for _ in range(f)] for _ in seeds]
     x = torch.randn(halves, len(seeds), f, n, c, dtype=torch.double)
-    sharing = Sharing(f, rate, seeds, alone=alone)
-    processor, got, start = ConsistentSelfAttention(sharing, "layer"), [], 0
+    shown = ~torch.tensor(alone)  # [S, F]
+    plan = AttentionPlan(shown[:, :, None] & shown[:, None], rate, seeds)
+    processor, got, start = ConsistentSelfAttention(plan, "layer"), [], 0
     for k, length in enumerate([w, *more]):
         some = range(start, start + length)
-        sharing.enter(0, some, "read" if k else "write")
+        plan.now = Pass(0, some, "read" if k else "write")
         if k == 0:
-            picks = sharing.picks("layer", n)  # [S, W, K]
+            picks = plan.picks("layer", n)  # [S, W, K]
         part = processor(attn, x[:, :, some.start : some.stop].flatten(0, 2))
         got.append(part.view(halves, len(seeds), length, n, c))
         start += length
@@ -233,15 +237,13 @@ def test_bank_holds_one_step_of_one_call(shared):
     seen = []
 
     def look(pipe, step, t, tensors):
-        share = made[-1]
-        seen.append({layer: [len(keys) for keys, _ in pairs] for layer, pairs in share.bank.items()})
+        seen.append({layer: list(keys.shape[:3]) for layer, (keys, _) in made[-1].bank.items()})
         return tensors
 
     pipe(STORY, window=3, long_story="bank", callback_on_step_end=look, **FEW)
     assert len(seen) == 2 and seen[0] == seen[1] and seen[0]
-    tokens = {lengths[0] for lengths in seen[0].values()}
-    assert all(len(lengths) == 2 for lengths in seen[0].values())  # two halves, one story
-    assert tokens <= {3 * 32, 3 * 8}  # half of 64 or 16 tokens of three panels
+    assert all(shape[:2] == [2, 3] for shape in seen[0].values())  # two halves of one story, three panels
+    assert {shape[2] for shape in seen[0].values()} <= {32, 8}  # half of 64 or 16 tokens
     assert not made[-1].bank
 
 

@@ -68,6 +68,19 @@ def test_a_storage_that_grows():
     assert used.bytes == 2e6
 
 
+def test_symbolic_tensors_of_an_export_take_no_memory():
+    """They live on while the exported program does, say that they are on the CPU, and have no size."""
+    rows = torch.export.Dim("rows", min=1, max=8)
+    program = torch.export.export(torch.nn.ReLU(), (torch.ones(4, 3),), dynamic_shapes=[{0: rows}])
+    symbolic = [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor) and x.shape[1:] == (3,)]
+    assert any(isinstance(x.untyped_storage().nbytes(), torch.SymInt) for x in symbolic)
+    with peak_memory() as used:
+        torch.zeros(MB)
+    assert type(used.bytes) is int and used.bytes == 1e6
+    assert type(used.now) is int and used.now == 0
+    del program, symbolic
+
+
 def test_layers_and_attention():
     """Through a module: input, hidden and output are alive at once; under no_grad the hidden one goes."""
     net = torch.nn.Sequential(torch.nn.Linear(10, 100), torch.nn.ReLU(), torch.nn.Linear(100, 10)).eval()

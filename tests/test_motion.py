@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from storydiff_lite import clips, experiments, motion
+from storydiff_lite import experiments, motion, world
 from storydiff_lite.experiments import motion as record_of_motion
-from storydiff_lite.motion import SemanticMotionPredictor, interpolate, semantic_tokens
+from storydiff_lite.experiments import spaces
+from storydiff_lite.motion import SemanticMotionPredictor, fit_pixels, interpolate, semantic_tokens
 from storydiff_lite.training import __main__ as train_main
 from storydiff_lite.training import motion as training
+from storydiff_lite.training import parts
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,11 @@ def test_a_coarser_grid_averages_patches(encoder):
 def test_pictures_of_another_size_are_resized(encoder):
     x = torch.rand(1, 3, 64, 64)
     assert semantic_tokens(encoder, x).shape == (1, 16, 48)
+    small = fit_pixels(encoder, x)
+    assert torch.equal(semantic_tokens(encoder, small), semantic_tokens(encoder, x))
+    assert fit_pixels(encoder, small) is small
+    album = fit_pixels(encoder, x.expand(2, 4, -1, -1, -1))
+    assert album.shape == (2, 4, 3, 32, 32) and torch.allclose(album[1, 2], small[0])
     with pytest.raises(ValueError, match=r"\[B, 3, H, W\]"):
         semantic_tokens(encoder, x[0])
     with pytest.raises(ValueError, match="use 1 to 4"):
@@ -185,13 +192,20 @@ def test_it_is_saved_as_safetensors_and_comes_back(tmp_path):
 def test_the_pool_is_drawn_once_and_a_larger_one_begins_with_it(tmp_path):
     some, pixels = training.clip_pool("train", 3, 4, 16, tmp_path)
     assert pixels.shape == (3, 4, 3, 16, 16) and pixels.dtype == torch.uint8
-    assert some == [clips.specimen("train", i) for i in range(3)]
+    assert some == [world.sample_clip("train", i) for i in range(3)]
     (file,) = tmp_path.glob("*.npy")
     changed = pixels.numpy().copy()
     changed[0] = 7
     np.save(file, changed)
     again = training.clip_pool("train", 2, 4, 16, tmp_path)[1]
     assert (again[0] == 7).all() and len(again) == 2
+
+
+def test_a_pool_that_other_code_drew_is_not_taken(tmp_path, monkeypatch):
+    training.clip_pool("train", 1, 2, 16, tmp_path)
+    monkeypatch.setattr(training, "drawn_by", lambda source: "00000000")
+    training.clip_pool("train", 1, 2, 16, tmp_path)
+    assert len(list(tmp_path.glob("*.npy"))) == 2
 
 
 def test_relative_error_is_0_for_the_truth_and_1_for_the_line():
@@ -217,25 +231,48 @@ def test_training_lowers_the_error_and_goes_on_from_its_checkpoint(encoder, tmp_
     for a, b in zip(net.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
     rows = training.errors(net, encoder, "train", 7, frames=4, size=32, folder=tmp_path)
-    assert [r["kind"] for r in rows] == list(clips.KINDS)
+    assert [r["kind"] for r in rows] == list(world.clips.KINDS)
     mean = training.measure(net, encoder, "train", 7, frames=4, size=32, folder=tmp_path)
     assert mean["all"] == pytest.approx(sum(r["predicted"] / r["line"] for r in rows) / 7)
     assert mean["all"] < 0.95
 
 
+def test_regions_of_latents_are_those_of_the_picture_and_come_back():
+    x = torch.randn(3, 4, 16, 16)
+    tokens = training.regions(x)
+    assert tokens.shape == (3, 16, 64)
+    assert torch.equal(training.from_regions(tokens), x)
+    changed = x.clone()
+    changed[:, :, 4:8, 8:12] += 1  # second row, third column
+    moved = (training.regions(changed) - tokens).abs().amax((0, 2)) > 0.5
+    assert moved.nonzero().flatten().tolist() == [1 * 4 + 2]
+
+
+def test_a_predictor_learns_whatever_tokens_it_is_given(tmp_path):
+    torch.manual_seed(0)
+    ends, bow = torch.randn(2, 1, 6, 1, 4, 5), torch.randn(6, 1, 4, 5)
+    t = torch.linspace(0, 1, 4).view(1, 4, 1, 1)
+    tokens = (1 - t) * ends[0, 0] + t * ends[1, 0] + 4 * t * (1 - t) * bow  # [6, 4, 4, 5]
+    net = SemanticMotionPredictor(5, 4, width=32, layers=1, heads=2)
+    more = {"predictor": net, "tokens": tokens, "folder": tmp_path, "lr": 3e-3}
+    net, run = training.train(None, 80, 6, **more)
+    assert run.log[-1]["loss"] < 0.5 < 0.9 < run.log[0]["loss"]
+
+
 def test_an_untrained_predictor_measures_1(encoder):
     found = training.measure(small(encoder), encoder, n=7, frames=4, size=32)
-    assert found == {k: pytest.approx(1) for k in (*clips.KINDS, "all")}
+    assert found == {k: pytest.approx(1) for k in (*world.clips.KINDS, "all")}
 
 
 def test_the_command_line_trains_and_reports(tmp_path, monkeypatch, capsys, encoder):
-    monkeypatch.setattr(train_main.clip.Encoders, "__init__", lambda self, size: None, raising=True)
+    def load(self, part):
+        assert part == "clip"
+        return parts.Part(_Net(encoder), None, {})
+
+    monkeypatch.setattr(parts.Parts, "load", load)
+    monkeypatch.setattr(training, "measure", lambda *a, **k: {"all": 0.5})
     monkeypatch.setattr(
-        train_main.Parts, "clip", property(lambda self: (_Net(encoder), None, {})), raising=False
-    )
-    monkeypatch.setattr(train_main.motion, "measure", lambda *a, **k: {"all": 0.5})
-    monkeypatch.setattr(
-        train_main.motion, "micro", lambda dim: SemanticMotionPredictor(dim, 16, width=16, layers=1, heads=2)
+        training, "micro", lambda dim: SemanticMotionPredictor(dim, 16, width=16, layers=1, heads=2)
     )
     args = ["motion", "--steps", "2", "--batch", "2", "--pictures", "2", "--device", "cpu"]
     train_main.main([*args, "--folder", str(tmp_path)])
@@ -253,7 +290,7 @@ class _Net:
 
 def test_measures_of_a_path():
     """True tokens: no error, right times; tokens that stay at the start: parts are where they began."""
-    clip = clips.specimen("heldout", 0)
+    clip = world.sample_clip("heldout", 0)
     parts = record_of_motion.places(clip, 9)
     truth = torch.arange(9.0).view(9, 1, 1).expand(9, 2, 3) ** 2
     right = record_of_motion.measure_motion(truth[::2], truth, parts)
@@ -272,7 +309,7 @@ def test_the_record_follows_from_its_rows():
         for kind in ("error", "timing"):
             again = experiments.mean_and_interval([r[kind] for r in rows])
             assert record["summary"][setting][kind] == pytest.approx(again, abs=2e-4)
-            for k, name in enumerate(clips.KINDS):
+            for k, name in enumerate(world.clips.KINDS):
                 again = experiments.mean_and_interval([r[kind] for r in rows[k::7]])
                 assert record["summary"][setting][f"{kind}.{name}"] == pytest.approx(again, abs=2e-4)
     assert all(r["error"] == pytest.approx(1) for r in record["rows"]["straight line"])
@@ -281,6 +318,33 @@ def test_the_record_follows_from_its_rows():
 def test_the_shipped_predictor_beats_the_straight_line():
     """Over all clips and for every kind of motion, with intervals that do not touch."""
     found, line = (experiments.load("motion")["summary"][k] for k in ("predicted", "straight line"))
-    for name in ("error", *(f"error.{k}" for k in clips.KINDS)):
+    for name in ("error", *(f"error.{k}" for k in world.clips.KINDS)):
         assert found[name][2] < 1, name
     assert found["timing"][2] < line["timing"][1]
+
+
+# ------------------------------------------------------------------------------------------ two spaces
+
+
+def test_between_counts_neither_end():
+    truth = torch.arange(4.0).view(4, 1, 1).expand(4, 2, 3) ** 2
+    line = interpolate(truth[None, 0], truth[None, -1], 4)[0]
+    assert spaces.between(truth, truth) == 0 and spaces.between(line, truth) == 1
+    ends = truth.clone()
+    ends[[0, -1]] += 5
+    assert spaces.between(ends, truth) == 0
+
+
+def test_the_record_of_two_spaces_compares_alike_and_follows_from_its_rows():
+    record = experiments.load("spaces")
+    assert set(record["rows"]) == set(record["summary"]) == set(spaces.spaces_settings())
+    for setting, rows in record["rows"].items():
+        assert [r["seed"] for r in rows] == list(range(record["stories"]))
+        for kind in spaces.KINDS:
+            again = experiments.mean_and_interval([r[kind] for r in rows])
+            assert record["summary"][setting][kind] == pytest.approx(again, abs=2e-4)
+    for space in ("tokens", "latents"):
+        assert all(r["own"] == pytest.approx(1) for r in record["rows"][f"{space}, straight line"])
+    assert all(r["own"] == r["timing"] == 0 for r in record["rows"]["latents, the truth"])
+    alike = [{k: run[k] for k in ("steps", "batch", "clips")} for run in record["training"].values()]
+    assert len(alike) == 2 * spaces.RUNS and all(run == alike[0] for run in alike)

@@ -1,23 +1,32 @@
 """StoryPipeline on a tiny random SDXL: equal to diffusers where it must be, stories apart, clear errors."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from diffusers import (
+    DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LCMScheduler,
     StableDiffusionXLPipeline,
+    TCDScheduler,
+    UniPCMultistepScheduler,
 )
+from diffusers.callbacks import MultiPipelineCallbacks, SDXLCFGCutoffCallback
 from PIL import Image
 from transformers import CLIPVisionConfig
 
-from storydiff_lite import weights
-from storydiff_lite.attention import SamplingSchedule
+from storydiff_lite import weights as files
 from storydiff_lite.identity import IDEncoder
-from storydiff_lite.pipeline import StoryPipeline
+from storydiff_lite.pictures import as_rgb
+from storydiff_lite.pipeline import NotANumberError, StoryPipeline
+from storydiff_lite.schedule import SamplingSchedule
 from storydiff_lite.story import Panel
-from storydiff_lite.tokens import TriggerWordError, shrink_tokenizer_files
+from storydiff_lite.tokens import TriggerWordError
 
 STORY = ["a bear reads in the forest", "a bear sleeps on the beach", "a bear runs in the city"]
 FEW = {"num_inference_steps": 3, "output_type": "np"}
@@ -203,6 +212,170 @@ def test_step_callback(tiny_pipe):
     assert seen == [0]
 
 
+def cutoff_at(step):
+    """The dynamic guidance of diffusers' documentation, for SDXL."""
+
+    def callback(pipe, i, timestep, kwargs):
+        if i == step:
+            for name in kwargs:
+                kwargs[name] = kwargs[name].chunk(2)[-1]
+            pipe._guidance_scale = 0.0
+        return kwargs
+
+    return callback
+
+
+ALL_INPUTS = ["prompt_embeds", "add_text_embeds", "add_time_ids"]
+
+
+@pytest.mark.parametrize("consistency", [0, 1.0])
+def test_guidance_that_a_callback_switches_off(tiny_parts, tiny_pipe, consistency):
+    noise = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    call = {"latents": noise, "guidance_scale": 4.0, "callback_on_step_end": cutoff_at(0), **FEW}
+    ours = tiny_pipe(STORY, consistency=consistency, callback_on_step_end_tensor_inputs=ALL_INPUTS, **call)
+    if consistency:
+        assert np.isfinite(ours.images).all()
+        return
+    theirs = StableDiffusionXLPipeline(
+        **tiny_parts, force_zeros_for_empty_prompt=False, add_watermarker=False
+    )
+    theirs.set_progress_bar_config(disable=True)
+    want = theirs(STORY, callback_on_step_end_tensor_inputs=ALL_INPUTS, **call).images
+    close(ours.images, want)
+    few = tiny_pipe(STORY, consistency=0, callback_on_step_end_tensor_inputs=["prompt_embeds"], **call).images
+    close(few, want)  # as the documentation prints it for Stable Diffusion: the others follow
+
+    def only_scale(pipe, i, timestep, kwargs):
+        pipe._guidance_scale = 0.0
+
+    close(tiny_pipe(STORY, consistency=0, **call | {"callback_on_step_end": only_scale}).images, want)
+
+
+@pytest.mark.parametrize("panels", [1, 3])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_diffusers_cutoff_callback(tiny_parts, tiny_pipe, panels, wrapped):
+    callback = SDXLCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=1)
+    callback = MultiPipelineCallbacks([callback]) if wrapped else callback
+    noise = torch.randn(panels, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    call = {"latents": noise, "guidance_scale": 4.0, **FEW}
+    ours = tiny_pipe(STORY[:panels], consistency=0, callback_on_step_end=callback, **call).images
+    theirs = StableDiffusionXLPipeline(
+        **tiny_parts, force_zeros_for_empty_prompt=False, add_watermarker=False
+    )
+    theirs.set_progress_bar_config(disable=True)
+    for j in range(panels):  # theirs keeps one row, so that it can draw one picture
+        one = call | {"latents": noise[j : j + 1]}
+        close(ours[j : j + 1], theirs(STORY[j], callback_on_step_end=callback, **one).images)
+
+
+def test_a_callback_that_returns_too_few_rows_is_told(tiny_pipe):
+    def halved(pipe, i, t, kwargs):
+        return {"prompt_embeds": kwargs["prompt_embeds"].chunk(2)[-1]}
+
+    def on(pipe, i, t, kwargs):
+        pipe._guidance_scale = 5.0
+
+    call = {"callback_on_step_end_tensor_inputs": ["prompt_embeds"], **FEW}
+    with pytest.raises(ValueError, match="prompt_embeds with 3 rows.*must be 6"):
+        tiny_pipe(STORY, callback_on_step_end=halved, **call)
+    with pytest.raises(ValueError, match="switched guidance on"):
+        tiny_pipe(STORY, callback_on_step_end=on, guidance_scale=1.0, **call)
+
+
+# ------------------------------------------------------------------------------------------ going on
+DRAWS = [
+    None,
+    EulerDiscreteScheduler,
+    EulerAncestralDiscreteScheduler,
+    DDPMScheduler,
+    LCMScheduler,
+    TCDScheduler,
+]
+
+
+@pytest.mark.parametrize("scheduler", DRAWS)
+@pytest.mark.parametrize("at", [1, 3])
+def test_going_on_is_exact_where_each_step_draws_noise(tiny_pipe, scheduler, at):
+    if scheduler:
+        tiny_pipe.scheduler = scheduler.from_config(tiny_pipe.scheduler.config)
+    kept, call = {}, {"num_inference_steps": 4, "eta": 1.0, "output_type": "latent"}
+
+    def keep(pipe, step, t, tensors):
+        kept[step + 1] = tensors["latents"].clone()
+
+    whole = tiny_pipe(STORY, callback_on_step_end=keep, **call).images
+    assert torch.equal(tiny_pipe(STORY, resume=(at, kept[at]), **call).images, whole)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_all_of_ddims_noise_gives_numbers(tiny_pipe, steps):
+    """In 32 bits, with 4 steps, eta=1 alone is the root of -6e-8."""
+    images = [
+        tiny_pipe(STORY[:1], eta=eta, num_inference_steps=steps, output_type="np").images
+        for eta in (1, 0.999)
+    ]
+    assert np.abs(images[0] - images[1]).max() < 0.2
+
+
+@pytest.mark.parametrize(
+    "scheduler", [DPMSolverMultistepScheduler, UniPCMultistepScheduler, HeunDiscreteScheduler]
+)
+def test_going_on_is_refused_where_it_cannot_be_exact(tiny_pipe, scheduler):
+    tiny_pipe.scheduler = scheduler.from_config(tiny_pipe.scheduler.config)
+    call = {"num_inference_steps": 4, "resume": (2, torch.zeros(3, 4, 8, 8))}
+    with pytest.raises(ValueError, match=f"{scheduler.__name__} may keep more.*DDIMScheduler"):
+        tiny_pipe(STORY, **call)
+
+
+def test_going_on_with_a_generator_is_refused(tiny_pipe):
+    call = {"num_inference_steps": 4, "resume": (2, torch.zeros(3, 4, 8, 8))}
+    with pytest.raises(ValueError, match="resume goes with seed"):
+        tiny_pipe(STORY, generator=torch.Generator(), **call)
+
+
+# ------------------------------------------------------------------------------------------ not a number
+@pytest.mark.parametrize("output_type", ["pil", "np", "pt", "latent"])
+def test_no_number_from_the_unet_names_the_panel(tiny_pipe, output_type):
+    plain = tiny_pipe.unet.forward
+
+    def overflows(x, *args, **kwargs):
+        out = plain(x, *args, **kwargs)[0].clone()
+        out[1::3] = float("nan")  # panel 2 in both halves
+        return (out,)
+
+    tiny_pipe.unet.forward = overflows
+    with pytest.raises(NotANumberError, match="^Panel 2: the U-Net gave nan.*float32"):
+        tiny_pipe(STORY, consistency=0, num_inference_steps=2, output_type=output_type)
+    with pytest.raises(NotANumberError, match="^Panel 2 of story 1, Panel 2 of story 2: the U-Net"):
+        tiny_pipe.tell_many([STORY] * 2, consistency=0, num_inference_steps=2, output_type=output_type)
+
+
+@pytest.mark.parametrize("output_type", ["pil", "np", "pt"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_no_number_from_the_autoencoder_names_the_panel(tiny_pipe, output_type, value):
+    plain, drawn = tiny_pipe.vae.decode, []
+
+    def overflows(x, return_dict=False):
+        out = plain(x, return_dict=False)[0].clone()
+        drawn.append(len(x))
+        if len(drawn) == 2:
+            out[1, 0, 3, 3] = value
+        return (out,)
+
+    tiny_pipe.vae.decode = overflows
+    story = [*STORY, *STORY]
+    with pytest.raises(NotANumberError, match="^Panel 6: the autoencoder gave nan or infinite"):
+        tiny_pipe(story, num_inference_steps=1, output_type=output_type)
+
+
+def test_half_precision_that_overflows_says_what_to_do(tiny_pipe):
+    tiny_pipe.vae.to(torch.bfloat16)
+    with torch.no_grad():
+        tiny_pipe.vae.decoder.conv_out.bias.fill_(float("inf"))
+    with pytest.raises(NotANumberError, match="Panel 1, Panel 2, Panel 3.*bfloat16.*--dtype float32"):
+        tiny_pipe(STORY, num_inference_steps=1)
+
+
 def test_processors_restored_after_an_error_in_a_step(tiny_pipe):
     before = dict(tiny_pipe.unet.attn_processors)
 
@@ -215,8 +388,7 @@ def test_processors_restored_after_an_error_in_a_step(tiny_pipe):
 
 
 def test_saved_and_loaded_as_either_class(tiny_pipe, tmp_path):
-    weights.atomic_save(tmp_path / "model", tiny_pipe.save_pretrained)
-    shrink_tokenizer_files(tmp_path / "model")
+    files.atomic_save(tmp_path / "model", tiny_pipe.save_pretrained)
     loaded = StoryPipeline.from_pretrained(tmp_path / "model")
     loaded.set_progress_bar_config(disable=True)
     assert (
@@ -269,13 +441,85 @@ def test_half_precision_files_load_as_float32(tiny_pipe, tmp_path):
         ({"latents": torch.zeros(2, 4, 8, 8)}, ValueError, "latents must be"),
         ({"generator": [torch.Generator()]}, ValueError, "one generator or 3"),
         ({"callback_on_step_end_tensor_inputs": ["pixels"]}, ValueError, "pixels"),
+        ({"callback_on_step_end_tensor_inputs": "pixels"}, ValueError, "cannot get pixels"),
+        ({"callback_on_step_end": 3}, TypeError, "must be a function"),
+        ({"eta": float("nan")}, ValueError, "eta is nan.*between 0 and 1"),
+        ({"eta": -1}, ValueError, "eta is -1"),
+        ({"eta": 2}, ValueError, "eta is 2"),
+        ({"eta": "1"}, TypeError, "eta must be a number"),
+        ({"eta": None}, TypeError, "eta must be a number"),
+        ({"seed": True}, TypeError, "whole number"),
+        ({"seed": float("inf")}, TypeError, "whole number"),
+        ({"seed": 2**63}, ValueError, "from 0 to"),
+        ({"consistency": True}, TypeError, "must be a number"),
+        ({"consistency": float("inf")}, ValueError, "between 0 and 1"),
+        ({"guidance_scale": float("inf")}, ValueError, "guidance_scale"),
+        ({"guidance_scale": -1}, ValueError, "guidance_scale"),
+        ({"guidance_scale": "5"}, TypeError, "guidance_scale must be a number"),
+        ({"guidance_scale": None}, TypeError, "guidance_scale must be a number"),
+        ({"guidance_rescale": float("nan")}, ValueError, "guidance_rescale"),
+        ({"guidance_rescale": False}, TypeError, "guidance_rescale"),
+        ({"num_inference_steps": "3"}, TypeError, "num_inference_steps must be a whole number"),
+        ({"num_inference_steps": float("nan")}, TypeError, "whole number"),
+        ({"start_merge_step": float("nan")}, ValueError, "share of the steps"),
+        ({"start_merge_step": np.float32("nan")}, ValueError, "share of the steps"),
+        ({"start_merge_step": float("inf")}, ValueError, "share of the steps"),
+        ({"start_merge_step": True}, TypeError, "whole number"),
+        ({"start_merge_step": "0.5"}, TypeError, "whole number"),
+        ({"negative_prompt": ["fog"] * 2}, ValueError, "3 panels and negative_prompt 2"),
+        ({"negative_prompt": ["fog", "rain", 3]}, TypeError, "negative_prompt must be text"),
+        ({"negative_prompt": 3}, TypeError, "negative_prompt must be text"),
+        (
+            {"original_size": 64},
+            TypeError,
+            r"original_size must be two numbers, such as \(512, 512\), not 64",
+        ),
+        ({"original_size": (64, 64, 3)}, TypeError, "two numbers"),
+        ({"target_size": (64, "64")}, TypeError, "target_size must be two numbers"),
+        ({"target_size": (-1, 64)}, ValueError, "target_size"),
+        ({"crops_coords_top_left": 0}, TypeError, "crops_coords_top_left must be two"),
+        ({"crops_coords_top_left": (0, float("nan"))}, ValueError, "two finite numbers"),
+        ({"generator": 7}, TypeError, "torch.Generator.*seed="),
+        ({"generator": [7, 7, 7]}, TypeError, "torch.Generator"),
+        ({"latents": np.zeros((3, 4, 8, 8), np.float32)}, TypeError, "torch.from_numpy"),
+        ({"latents": torch.zeros(3, 4, 8, 8, dtype=torch.long)}, TypeError, "floating point"),
+        ({"latents": torch.full((3, 4, 8, 8), float("nan"))}, ValueError, "latents hold nan"),
+        ({"resume": 1}, TypeError, "resume must be a pair"),
+        ({"resume": (0, None)}, TypeError, "resume must be a pair"),
+        ({"resume": (True, torch.zeros(3, 4, 8, 8))}, TypeError, "whole number"),
+        ({"resume": (0, torch.full((3, 4, 8, 8), float("inf")))}, ValueError, "latents of resume hold nan"),
     ],
 )
 def test_bad_input(tiny_pipe, change, error, says):
     arguments = {"story": STORY, "num_inference_steps": 1} | change
+    tiny_pipe.unet.forward = None  # nothing is drawn
     with pytest.raises(error, match=says) as caught:
         tiny_pipe(arguments.pop("story"), **arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_values_that_look_odd_and_are_right(tiny_pipe):
+    call = {"consistency": np.float32(0.5), "guidance_scale": np.float64(4), "eta": np.float32(0.5), **FEW}
+    call |= {"original_size": [64, 64], "crops_coords_top_left": [0, 0], "start_merge_step": np.float32(0.5)}
+    plain = {"consistency": 0.5, "guidance_scale": 4, "eta": 0.5, "original_size": (64, 64), **FEW}
+    assert np.array_equal(tiny_pipe(STORY, **call).images, tiny_pipe(STORY, **plain).images)
+    some = tuple(torch.Generator().manual_seed(i) for i in range(3))
+    assert tiny_pipe(STORY, generator=some, **FEW).images.shape[0] == 3
+
+
+def test_a_negative_prompt_for_each_panel(tiny_pipe):
+    """As diffusers takes it: a list, one for each prompt."""
+    call = {"consistency": 0, "guidance_scale": 4.0, **FEW}
+    one = tiny_pipe(STORY, negative_prompt="fog", **call).images
+    assert np.array_equal(tiny_pipe(STORY, negative_prompt=["fog"] * 3, **call).images, one)
+    mixed = tiny_pipe(STORY, negative_prompt=["fog", None, "rain"], **call).images
+    none = tiny_pipe(STORY, **call).images
+    close(mixed[0], one[0])
+    close(mixed[1], none[1])
+    assert np.abs(mixed[2] - one[2]).max() > 1e-5
+    many = tiny_pipe.tell_many([STORY, STORY], seeds=[0, 0], negative_prompt=["fog", None, "rain"], **call)
+    for told in many:
+        close(told.images, mixed)
 
 
 def test_bad_input_of_many(tiny_pipe):
@@ -296,7 +540,7 @@ def test_identity_prompt_and_its_twin(tiny_pipe):
     got = tiny_pipe.encode_identity_prompt("a bear img, reading in the forest", 3)
     assert got.class_tokens_mask.nonzero()[:, 1].tolist() == [2, 3, 4]
     with torch.no_grad():
-        text, pooled = tiny_pipe._encode(["a bear, reading in the forest"], "cpu")
+        text, pooled = tiny_pipe.prompts(["a bear, reading in the forest"])
     close(got.text_embeds, text)
     close(got.text_pooled, pooled)
     close(got.prompt_embeds[:, :3], text[:, :3])  # causal: what stands before the repetition is the same
@@ -338,6 +582,24 @@ def test_identity_is_read_and_only_where_it_is_named(known_pipe):
 
 
 @pytest.mark.parametrize(
+    "face",
+    [
+        Image.new("RGB", (1, 1), "red"),
+        Image.new("L", (1, 900), 9),
+        Image.new("RGBA", (900, 2), (1, 2, 3, 0)),
+        Image.fromarray(np.full((40, 40), 40000, np.uint16)),
+    ],
+    ids=lambda image: f"{image.mode} {image.size}",
+)
+def test_any_picture_can_be_a_reference(known_pipe, face):
+    call = {"start_merge_step": -1, "num_inference_steps": 1, "output_type": "np"}
+    got = known_pipe(PEOPLE[:1], id_images=face, **call).images
+    colour = round(40000 / 257) if face.mode == "I;16" else as_rgb(face).getpixel((0, 0))
+    same = Image.new("RGB", (40, 40), colour if isinstance(colour, tuple) else (colour,) * 3)
+    np.testing.assert_allclose(got, known_pipe(PEOPLE[:1], id_images=same, **call).images, atol=2e-3)
+
+
+@pytest.mark.parametrize(
     ("start", "text_only"), [(-1, 0), (0, 1), (1, 2), (9, 3), (0.0, 0), (1 / 3, 1), (1.0, 3), (None, 1)]
 )
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
@@ -356,11 +618,39 @@ def test_identity_comes_in_when_it_should(known_pipe, start, text_only, guidance
     }
     known_pipe(PEOPLE, id_images=FACES, start_merge_step=start, guidance_scale=guidance, **call, **FEW)
     with torch.no_grad():
-        text, text_pooled = known_pipe._encode([p.replace(" img", "") for p in PEOPLE], "cpu")
+        text, text_pooled = known_pipe.prompts([p.replace(" img", "") for p in PEOPLE])
     for what, wanted in ((said, text), (pooled, text_pooled)):
         plain = [torch.allclose(x[-3:], wanted, atol=1e-5) for x in what]
         assert plain == [i < text_only for i in range(3)]
         assert guidance == 1 or all(torch.equal(x[:3], what[0][:3]) for x in what), "guidance's other half"
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (1, "start_merge_step=1 is a step.*third step on.*1.0"),
+        (1.0, "start_merge_step=1.0 of 3 steps: no step reads the identity"),
+        (2, "no step reads the identity"),
+        (10, "no step reads the identity"),
+        (0.9, "no step reads the identity"),
+        (3, None),
+        (0, None),
+        (0.5, None),
+        (None, None),
+    ],
+)
+def test_a_step_or_a_share_is_told(known_pipe, start, words):
+    call = {"start_merge_step": start, "num_inference_steps": 3, "output_type": "latent"}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        known_pipe(PEOPLE, id_images=FACES[:1], **call)
+        known_pipe(STORY, **call)  # without pictures it changes nothing
+    said = [w for w in caught if "start_merge_step" in str(w.message)]
+    assert len(said) == (words is not None)
+    if words:
+        with pytest.warns(UserWarning, match=words):
+            known_pipe(PEOPLE, id_images=FACES[:1], **call)
+        assert said[0].filename == __file__
 
 
 def test_identities_of_many_stories_stay_apart(known_pipe):

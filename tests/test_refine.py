@@ -1,21 +1,22 @@
 """Refining: what is redrawn, what stays, and who reads whom."""
 
+import numpy as np
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
 from PIL import Image
 
-from storydiff_lite import video, world
-from storydiff_lite.refine import refine
+from storydiff_lite import StoryPipeline, video, weights, world
 from storydiff_lite.training.unet import noise_schedule
 from storydiff_lite.video import TransitionPipeline, story_to_video
+from storydiff_lite.video.refine import refine
 
 pytestmark = pytest.mark.usefixtures("few_threads")
 
 
 @pytest.fixture(scope="module")
 def unet(unet):
-    video.read_ends(unet)
+    video.read_key_frames(unet)
     return unet
 
 
@@ -105,8 +106,9 @@ def pipe():
 
 @pytest.fixture(scope="module")
 def ends():
-    bear = world.Character()
-    return [world.render(world.Picture("farm", (world.Actor(bear, a),), 1)) for a in ("walking", "sitting")]
+    bear, size = world.Character(), weights.picture_size()
+    some = [world.Picture("farm", (world.Actor(bear, a),), 1) for a in ("walking", "sitting")]
+    return [world.render(p, size) for p in some]
 
 
 def difference(a, b):
@@ -128,6 +130,19 @@ def test_a_story_is_refined_unless_it_is_told_not_to_be(pipe, ends):
     default = film()
     assert difference(default, film(refine=video.REFINE)) == 0
     assert difference(default, film(refine=0)) == 2
+
+
+def test_parts_of_the_pipeline_that_drew_the_panels_are_shared(pipe, ends):
+    """Though an identity's LoRA is in its U-Net, which is off while frames are refined."""
+    base = StoryPipeline.from_pretrained("micro").load_identity()
+    sharing = TransitionPipeline.from_pretrained("micro", base=base)
+    sharing.set_progress_bar_config(disable=True)
+    assert sharing.refiner is base.unet
+    for name in ("vae", "text_encoder", "text_encoder_2", "image_encoder", "tokenizer"):
+        assert getattr(sharing, name) is getattr(base, name)
+    how = {"num_inference_steps": 1, "num_frames": 4, "refine": 0.5, "refine_steps": 1}
+    for a, b in zip(pipe(*ends, "a bear", **how).frames, sharing(*ends, "a bear", **how).frames, strict=True):
+        assert np.abs(np.asarray(a, int) - np.asarray(b, int)).max() <= 1  # rounding: other memory layout
 
 
 @pytest.mark.parametrize(

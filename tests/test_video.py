@@ -2,9 +2,13 @@
 
 import builtins
 import copy
+import errno
 import json
+import pickle
 import random
+from types import SimpleNamespace
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -15,14 +19,17 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from PIL import Image
+from peft import LoraConfig, get_peft_model
+from PIL import Image, ImageSequence
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from storydiff_lite import clips, experiments, motion, video, weights, world
+from storydiff_lite import experiments, motion, video, weights, world
 from storydiff_lite.experiments import finder
+from storydiff_lite.settings import MULTISTEP
 from storydiff_lite.tokens import load_tokenizer
+from storydiff_lite.training import cards
 from storydiff_lite.training import video as training
-from storydiff_lite.video import TransitionPipeline, deal, per_frame_states, sample
+from storydiff_lite.video import TransitionPipeline, interleaved_windows, per_frame_states, sample
 
 pytestmark = pytest.mark.usefixtures("few_threads")
 
@@ -45,12 +52,12 @@ def test_untrained_motion_unet_draws_each_frame_as_the_unet_does(unet):
     text, pooled, ids = told()
     x, t = randn(1, 3, 4, 16, 16), torch.tensor([600])
     more = {"text_embeds": pooled, "time_ids": ids}
-    out = video.Decoder(moving, pin=False)(x, t, text, pooled, ids, x, torch.zeros(1, 3))
+    out = video.Decoder(moving, clean_key_frames=False)(x, t, text, pooled, ids, x, torch.zeros(1, 3))
     alone = [unet(x[:, i], t, text, added_cond_kwargs=more).sample for i in range(3)]
     assert torch.allclose(out[0], torch.cat(alone), atol=1e-4)
     forgot = copy.deepcopy(moving)
     torch.nn.init.normal_(forgot.add_embedding.linear_2.weight)
-    other = video.Decoder(forgot, pin=False)(x, t, text, pooled, ids, x, torch.zeros(1, 3))
+    other = video.Decoder(forgot, clean_key_frames=False)(x, t, text, pooled, ids, x, torch.zeros(1, 3))
     assert not torch.allclose(other, out, atol=1e-2)
 
 
@@ -61,7 +68,7 @@ def test_trained_motion_modules_mix_frames_of_one_video_only(unet):
     for name, p in adapter.named_parameters():
         if "proj_out" in name:
             torch.nn.init.normal_(p, std=0.1)
-    decoder = video.Decoder(video.motion_unet(unet, adapter), pin=False).eval()
+    decoder = video.Decoder(video.motion_unet(unet, adapter), clean_key_frames=False).eval()
     text, pooled, ids = told(2)
     x, t, none = randn(2, 4, 4, 16, 16), torch.tensor([500, 500]), torch.zeros(2, 4)
     before = decoder(x, t, text, pooled, ids, x, none)
@@ -119,7 +126,7 @@ def test_only_what_should_learns(unet):
 
 
 @torch.no_grad()
-def test_every_frame_looks_the_known_ones_up_wherever_they_stand(unet):
+def test_every_frame_reads_the_key_frames_wherever_somebody_stands(unet):
     """Keys and values by hand; then: a far corner of the first frame reaches the middle frame."""
     moving = video.motion_unet(unet, video.motion_adapter(unet))
     decoder = video.Decoder(moving).eval()
@@ -133,7 +140,7 @@ def test_every_frame_looks_the_known_ones_up_wherever_they_stand(unet):
         return (a - b)[0, 1].abs().amax(0)  # of the middle frame, [16, 16]
 
     assert change().max() == 0  # untrained motion modules, and each frame by itself
-    decoder.start_looking_up()
+    video.read_key_frames(decoder.unet)
     assert change()[8:, 8:].max() > 1e-3
 
     name, layer = next(iter(video.spatial_self_attention(moving)))
@@ -154,13 +161,13 @@ def test_every_frame_looks_the_known_ones_up_wherever_they_stand(unet):
 
 def test_training_goes_on_from_shipped_weights(unet):
     net = training.build("ours", unet, begin=weights.path("video"))
-    assert net["decoder"].look_up and net["predictor"].head.weight.any()
+    assert net["decoder"].key_frame_attention and net["predictor"].head.weight.any()
     values = [m.to_v.weight for n, m in net.named_modules() if n.endswith("attn2.processor")]
     assert values and all(v.any() for v in values)
     with pytest.raises(ValueError, match="are of the variant ours; mask cannot begin with them"):
         training.build("mask", unet, begin=weights.path("video"))
-    card = training.card_of(weights.path("video"))
-    assert training.stages(card)[-1] == card and training.clips_seen(card) > card["steps"] * card["batch"]
+    card = cards.began_in(weights.path("video"))
+    assert cards.stages(card)[-1] == card and training.clips_seen(card) > card["steps"] * card["batch"]
 
 
 @pytest.mark.parametrize("variant", training.VARIANTS)
@@ -176,13 +183,13 @@ def test_every_variant_goes_on_from_its_own_weights(unet, tmp_path, variant):
     found = {n: p for n, p in again.named_parameters() if p.requires_grad}
     assert learnt.keys() == found.keys()
     assert all(torch.allclose(p, found[n], atol=5e-3) for n, p in learnt.items())
-    assert training.card_of(tmp_path) is None and training.clips_seen(None) == 0
+    assert cards.began_in(tmp_path) is None and training.clips_seen(None) == 0
 
 
-def test_a_decoder_whose_frames_were_apart_begins_to_look_up(unet, tmp_path):
+def test_a_decoder_whose_frames_were_apart_begins_to_read_key_frames(unet, tmp_path):
     net = training.build("apart", unet, 384, 16)
     video.save_parts(tmp_path, net["decoder"], net["predictor"])
-    assert training.build("ours", unet, begin=tmp_path)["decoder"].look_up
+    assert training.build("ours", unet, begin=tmp_path)["decoder"].key_frame_attention
 
 
 @torch.no_grad()
@@ -210,17 +217,17 @@ def test_tokens_are_read_by_a_softmax_of_their_own(unet):
 
 # ------------------------------------------------------------------------------------------ the loop
 @pytest.mark.parametrize("frames,window", [(2, 16), (16, 16), (17, 16), (40, 16), (23, 5), (100, 16)])
-def test_deal_gives_every_pass_both_ends_and_every_frame_a_pass(frames, window):
-    passes = deal(frames, window, random.Random(0))
+def test_windows_have_both_ends_and_every_frame_has_a_window(frames, window):
+    passes = interleaved_windows(frames, window, random.Random(0))
     assert {i for p in passes for i in p} == set(range(frames))
     for p in passes:
         assert p[0] == 0 and p[-1] == frames - 1 and p == sorted(p)
         assert len(p) == min(frames, window)
-    if frames > window:  # a pass spans the time evenly, and the deal changes
+    if frames > window:  # a pass spans the time evenly, and they change from step to step
         gaps = [b - a for p in passes for a, b in zip(p, p[1:], strict=False)]
         assert max(gaps) <= 2 * len(passes)
         rng = random.Random(0)
-        assert deal(frames, window, rng) != deal(frames, window, rng)
+        assert interleaved_windows(frames, window, rng) != interleaved_windows(frames, window, rng)
 
 
 class Truth(torch.nn.Module):
@@ -229,7 +236,7 @@ class Truth(torch.nn.Module):
     def __init__(self, clean, schedule, noise):
         super().__init__()
         self.clean, self.schedule, self.noise = clean, schedule, noise
-        self.pin, self.control = True, None
+        self.sees_key_frames = True
         self.calls = []
 
     def forward(self, noisy, t, text, pooled, ids, known, mask, tokens=None):
@@ -267,7 +274,7 @@ def test_noise_that_is_drawn_anew_comes_from_each_videos_own_generator():
             ways.append(noisy)
             return predict(noisy, *rest)
 
-        watch.pin, watch.control, watch.unet = decoder.pin, decoder.control, getattr(decoder, "unet", None)
+        watch.sees_key_frames = True
         generators = [torch.Generator().manual_seed(int(r)) for r in rows]
         noise = torch.stack([torch.randn(5, 4, 8, 8, generator=g) for g in generators])
         told = torch.ones(len(rows), 7, 8), None
@@ -321,8 +328,8 @@ def pipe(tmp_path_factory, unet):
 
 @pytest.fixture(scope="module")
 def ends():
-    clip = clips.specimen("heldout", 0)
-    return world.render(clip.picture(0)), world.render(clip.picture(1))
+    clip, size = world.sample_clip("heldout", 0), weights.picture_size()
+    return world.render(clip.picture(0), size), world.render(clip.picture(1), size)
 
 
 def same(a, b):
@@ -338,7 +345,8 @@ def test_parts_are_saved_and_loaded_whole(tmp_path, unet):
                 p.data += 0.01 * torch.randn_like(p)
         video.save_parts(tmp_path / variant, net["decoder"], net["predictor"] if "predictor" in net else None)
         decoder, predictor = video.load_parts(tmp_path / variant, unet)
-        assert decoder.pin == (variant in ("ours", "apart")) and decoder.look_up == (variant == "ours")
+        assert decoder.clean_key_frames == (variant in ("ours", "apart"))
+        assert decoder.key_frame_attention == (variant == "ours")
         assert {k: v.shape for k, v in decoder.state_dict().items()} == {
             k: v.shape for k, v in net["decoder"].state_dict().items()
         }
@@ -347,7 +355,7 @@ def test_parts_are_saved_and_loaded_whole(tmp_path, unet):
                 variant,
                 k,
             )
-        assert (predictor is not None) == decoder.pin
+        assert (predictor is not None) == decoder.clean_key_frames
 
 
 def test_ends_are_kept_exactly_and_the_seed_repeats(pipe, ends):
@@ -409,13 +417,31 @@ def test_a_story_becomes_a_video(pipe, ends):
     [
         ({"last_image": None}, ValueError, "last_image is missing"),
         ({"first_image": "a.png"}, TypeError, "PIL picture"),
-        ({"last_image": Image.new("RGB", (128, 64))}, ValueError, "64 x 64 and 128 x 64"),
+        ({"last_image": Image.new("RGB", (256, 64))}, ValueError, "128 x 128 and 256 x 64"),
         ({"num_frames": 1}, ValueError, "num_frames is 1; it must be at least 2"),
         ({"num_frames": 3.5}, TypeError, "whole number"),
         ({"num_inference_steps": 0}, ValueError, "num_inference_steps is 0"),
         ({"guidance_scale": "big"}, ValueError, "guidance_scale"),
         ({"eta": 2}, ValueError, "eta is 2; it must be a number from 0 to 1"),
         ({"prompt": ["a", "b"]}, ValueError, "2 prompts"),
+        ({"prompt": [None]}, TypeError, "prompt must be a text"),
+        ({"first_image": [], "last_image": [], "prompt": []}, ValueError, "0 first pictures"),
+        ({"num_frames": 0}, ValueError, "num_frames is 0; it must be at least 2: the first and the last"),
+        ({"num_frames": -3}, ValueError, "num_frames is -3"),
+        ({"num_frames": True}, TypeError, "whole number"),
+        ({"window": 0}, ValueError, "window is 0; it must be at least 3"),
+        ({"window": 2.5}, TypeError, "window must be a whole number"),
+        ({"num_frames": 40, "window": 40}, ValueError, "40 frames would .* 32 positions: give window=32"),
+        ({"num_frames": 16, "window": 40}, ValueError, "40 frames would .* 32 positions"),
+        ({"num_frames": 33, "window": 33}, ValueError, "33 frames would"),
+        ({"num_inference_steps": 1001}, ValueError, "must be between 1 and 1000"),
+        ({"eta": float("nan")}, ValueError, "eta is nan"),
+        (
+            {"refine": 0.002},
+            ValueError,
+            "refine is 0.002; in 3 steps it must be 0, for not at all, or between",
+        ),
+        ({"refine": 0.5, "refine_steps": 1001}, ValueError, "in 1001 steps"),
     ],
 )
 def test_bad_input_is_told_before_anything_is_drawn(pipe, ends, change, error, match):
@@ -423,9 +449,13 @@ def test_bad_input_is_told_before_anything_is_drawn(pipe, ends, change, error, m
         pipe(**{"first_image": ends[0], "last_image": ends[1], "prompt": "a bear"} | change)
 
 
+def test_two_frames_fit_any_window(pipe, ends):
+    assert len(pipe(*ends, num_frames=2, num_inference_steps=1, window=40).frames) == 2
+
+
 def test_sizes_the_model_cannot_draw(pipe):
     odd = Image.new("RGB", (60, 60))
-    with pytest.raises(ValueError, match="multiples of 8, such as 56 x 56"):
+    with pytest.raises(ValueError, match="multiples of 16, such as 48 x 48"):
         pipe(odd, odd)
 
 
@@ -434,6 +464,9 @@ def test_stories_that_are_no_video(pipe, ends):
         video.story_to_video(pipe, [ends[0]], ["a"])
     with pytest.raises(ValueError, match="2 pictures and 1 prompts"):
         video.story_to_video(pipe, ends, ["a"])
+    for hold, error in ((0, ValueError), (2.5, TypeError), (True, TypeError), ("4", TypeError)):
+        with pytest.raises(error, match="hold"):
+            video.story_to_video(None, ends, ["a", "b"], hold=hold)
 
 
 # ------------------------------------------------------------------------------------------ real weights
@@ -517,6 +550,168 @@ def test_tokens_of_a_real_image_encoder_are_read_once_a_projection_is_there(publ
     assert not same(one.frames[3], two.frames[3])
 
 
+def drawn(pipe, **how):
+    pipe.set_progress_bar_config(disable=True)
+    a, b = Image.new("RGB", (32, 32), "red"), Image.new("RGB", (32, 32), "blue")
+    how = {"num_frames": 4, "num_inference_steps": 1, "window": 4, "guidance_scale": 2} | how
+    return [f.tobytes() for f in pipe(a, b, "a ball", **how).frames]
+
+
+def test_a_saved_pipeline_draws_the_same(published, tmp_path):
+    """With all that it may have, a decoder that reads tokens and looks up, a predictor, a refiner; weights
+    that no half precision holds.
+    """
+    base = StableDiffusionPipeline.from_pretrained(published / "sd", safety_checker=None)
+    adapter = MotionAdapter.from_pretrained(published / "adapter")
+    torch.manual_seed(0)
+    decoder = video.Decoder(
+        video.motion_unet(base.unet, adapter), video.TokenProjection(4 * 48, 16, 32), None, True, True
+    )
+    wake(decoder)
+    for p in decoder.parameters():
+        p.data += 1e-3 * torch.randn_like(p)
+    predictor = motion.SemanticMotionPredictor(4 * 48, 16, width=32, layers=1, heads=2)
+    torch.nn.init.normal_(predictor.head.weight)
+    encoder = CLIPVisionModelWithProjection.from_pretrained(published / "encoder")
+    parts = base.vae, base.text_encoder, base.tokenizer, decoder.eval(), base.scheduler, encoder, predictor
+    pipe = TransitionPipeline(*parts, refiner=base.unet)
+    wanted = drawn(pipe, refine=0.5), drawn(pipe)
+    pipe.save_pretrained(tmp_path / "saved")
+    files = [f for f in (tmp_path / "saved").rglob("*") if f.suffix in (".bin", ".pt", ".pkl")]
+    assert files == [] and str(published) not in "".join(
+        f.read_text() for f in (tmp_path / "saved").rglob("*config.json")
+    )
+    again = TransitionPipeline.from_pretrained(tmp_path / "saved")
+    assert (drawn(again, refine=0.5), drawn(again)) == wanted and wanted[0] != wanted[1]
+    other = TransitionPipeline.from_pretrained(tmp_path / "saved", refiner=False)
+    assert other.refiner is None and drawn(other) == wanted[1]
+    with pytest.raises(ValueError, match="leave motion out"):
+        TransitionPipeline.from_pretrained(tmp_path / "saved", motion=published / "adapter")
+
+    other.predictor = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="predictor is a torch.* could not be loaded again"):
+        other.save_pretrained(tmp_path / "more")
+    with pytest.raises(ValueError, match="Nothing but safetensors"):
+        pipe.save_pretrained(tmp_path / "more", safe_serialization=False)
+    get_peft_model(again.decoder.unet, LoraConfig(r=2, target_modules=["to_q"]))
+    with pytest.raises(ValueError, match="decoder carries adapters"):
+        again.save_pretrained(tmp_path / "more")
+    assert not (tmp_path / "more").exists()
+
+
+def test_the_refiner_stays_as_it_is(published):
+    """It may be the U-Net of a story pipeline: its attention is its own again, whatever happens."""
+    base = StableDiffusionPipeline.from_pretrained(published / "sd", safety_checker=None)
+    decoder, _ = video.load_parts(published / "adapter", base.unet)
+    before = dict(base.unet.attn_processors)
+    pipe = TransitionPipeline(
+        base.vae, base.text_encoder, base.tokenizer, decoder, base.scheduler, refiner=base.unet
+    )
+    assert base.unet.attn_processors == before
+    assert drawn(pipe, refine=0.5) != drawn(pipe)
+    assert base.unet.attn_processors == before
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    base.unet.mid_block.forward = stop
+    with pytest.raises(KeyboardInterrupt):
+        drawn(pipe, refine=0.5)
+    assert base.unet.attn_processors == before
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(published, dtype):
+    """All through the loop; the autoencoder in float32 where it says that it needs it."""
+    pipe = TransitionPipeline.from_pretrained(
+        published / "sd", motion=published / "adapter", dtype=dtype, refiner=True
+    )
+    plain = TransitionPipeline.from_pretrained(published / "sd", motion=published / "adapter", refiner=True)
+    wanted = np.frombuffer(b"".join(drawn(plain, refine=0.5, guidance_scale=1)), np.uint8).astype(int)
+    found = np.frombuffer(b"".join(drawn(pipe, refine=0.5, guidance_scale=1)), np.uint8).astype(int)
+    assert pipe.vae.config.force_upcast and pipe.vae.dtype == dtype and abs(found - wanted).mean() < 6
+    pipe.vae.decoder.conv_out.weight.data[:] = torch.nan
+    with pytest.raises(ValueError, match="no numbers .*--dtype float32"):
+        drawn(pipe)
+
+
+@pytest.mark.parametrize("kind", MULTISTEP)
+def test_a_multistep_solver_gives_way_to_ddim_and_works_where_it_is_given(published, kind):
+    base = StableDiffusionPipeline.from_pretrained(published / "sd", safety_checker=None)
+    base.scheduler = getattr(diffusers, kind).from_config(base.scheduler.config)
+    pipe = TransitionPipeline.from_pretrained(published / "sd", motion=published / "adapter", base=base)
+    assert type(pipe.scheduler) is DDIMScheduler and pipe.vae is base.vae
+    pipe.scheduler = base.scheduler
+    assert len(drawn(pipe)) == 4
+
+
+def test_a_folder_that_a_story_pipeline_wrote(tiny_pipe, tmp_path):
+    """Its class is none of diffusers'; its U-Net moves all the same."""
+    tiny_pipe.save_pretrained(tmp_path / "story")
+    adapter = video.motion_adapter(tiny_pipe.unet, heads=2)
+    adapter.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(FileNotFoundError, match="motion=..."):
+        TransitionPipeline.from_pretrained(tmp_path / "story")
+    pipe = TransitionPipeline.from_pretrained(tmp_path / "story", motion=tmp_path / "adapter")
+    kept = pipe.decoder.unet.state_dict()
+    assert all(torch.equal(kept[k], v) for k, v in tiny_pipe.unet.state_dict().items())
+    assert len(drawn(pipe)) == 4
+
+
+def test_nothing_is_unpickled(published, tmp_path):
+    """Weights that could run code when they are loaded are passed over, wherever they lie."""
+    import shutil
+
+    class Bomb:
+        def __reduce__(self):
+            return open, (str(tmp_path / "exploded"), "w")
+
+    def arm(folder, name):
+        for file in folder.glob("*.safetensors"):
+            file.unlink()
+        with open(folder / name, "wb") as f:
+            pickle.dump(Bomb(), f)
+
+    for part, name in (
+        ("sd/unet", "diffusion_pytorch_model.bin"),
+        ("sd/vae", "diffusion_pytorch_model.bin"),
+        ("sd/text_encoder", "pytorch_model.bin"),
+        ("encoder", "pytorch_model.bin"),
+        ("adapter", "diffusion_pytorch_model.bin"),
+    ):
+        root = tmp_path / part.replace("/", "-")
+        shutil.copytree(published, root)
+        arm(root / part, name)
+        with pytest.raises(OSError):
+            TransitionPipeline.from_pretrained(
+                root / "sd", motion=root / "adapter", image_encoder=root / "encoder"
+            )
+    for name in ("unet", "predictor"):
+        (tmp_path / "lora" / name).mkdir(parents=True)
+        (tmp_path / "lora" / name / "adapter_config.json").write_text("{}")
+        arm(tmp_path / "lora" / name, "adapter_model.bin")
+    base = StableDiffusionPipeline.from_pretrained(published / "sd", safety_checker=None)
+    decoder, _ = video.load_parts(published / "adapter", base.unet)
+    with pytest.raises(FileNotFoundError, match="adapter_model.safetensors"):
+        video.merge_lora(decoder, motion.SemanticMotionPredictor(8, 4, 8, 1, 2), tmp_path / "lora")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_models_that_are_none(published, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "flux").mkdir()
+    (tmp_path / "flux" / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    how = {"motion": published / "adapter"}
+    with pytest.raises(OSError, match="no model_index.json"):
+        TransitionPipeline.from_pretrained(tmp_path / "empty", **how)
+    with pytest.raises(ValueError, match="FluxPipeline without unet, vae, text_encoder"):
+        TransitionPipeline.from_pretrained(tmp_path / "flux", **how)
+    with pytest.raises(ValueError, match="There is no video model"):
+        TransitionPipeline.from_pretrained(tmp_path / "nothing", **how)
+    with pytest.raises(FileNotFoundError, match="with an image encoder"):
+        TransitionPipeline.from_pretrained(published / "sd", image_encoder=tmp_path / "none", **how)
+
+
 def test_folders_without_motion_weights(published, tmp_path):
     with pytest.raises(FileNotFoundError, match="no motion weights in"):
         TransitionPipeline.from_pretrained("micro", motion=tmp_path)
@@ -537,6 +732,31 @@ def test_gif_holds_every_frame(frames, tmp_path):
     with Image.open(path) as g:
         assert g.n_frames == 5 and g.size == (32, 24) and g.info["duration"] == 100
     assert [p.name for p in tmp_path.iterdir()] == ["a.gif"]
+
+
+def film_of(path):
+    """Frames and milliseconds of a GIF; frames that are alike are one in the file."""
+    with Image.open(path) as g:
+        return sum(f.info["duration"] for f in ImageSequence.Iterator(g))
+
+
+@pytest.mark.parametrize("fps", [1, 7, 8, 12, 24, 25, 29.97, 30, 33.4, 48, 49.9, 50, 0.5])
+@pytest.mark.parametrize("count, hold", [(40, 1), (7, 3)])
+def test_a_gif_plays_as_long_as_it_should(fps, count, hold, tmp_path):
+    shades = [Image.new("RGB", (4, 4), (6 * i, 0, 0)) for i in range(count) for _ in range(hold)]
+    path = video.save_video(shades, tmp_path / "a.gif", fps=fps, height=4)
+    assert abs(film_of(path) - 1000 * len(shades) / fps) <= 5
+    delays = video.gif_delays(len(shades), fps)
+    assert min(delays) >= 20 and max(delays) - min(delays) <= 10  # even, and nothing that viewers slow down
+
+
+@pytest.mark.parametrize("fps", [1 / 3, 8, 29.97, 60, 150])
+def test_an_mp4_plays_as_long_as_it_should(fps, tmp_path):
+    ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    shades = [Image.new("RGB", (16, 16), (6 * i, 0, 0)) for i in range(30)]
+    path = video.save_video(shades, tmp_path / "a.mp4", fps=fps, height=16)
+    count, seconds = ffmpeg.count_frames_and_secs(str(path))
+    assert count == 30 and abs(seconds - 30 / fps) <= 0.02
 
 
 def test_mp4_holds_every_frame(frames, tmp_path):
@@ -583,8 +803,14 @@ def test_videos_that_cannot_be_written(frames, tmp_path):
         video.save_video([], tmp_path / "a.gif")
     with pytest.raises(ValueError, match="one size"):
         video.save_video([*frames, Image.new("RGB", (8, 8))], tmp_path / "a.gif")
-    with pytest.raises(ValueError, match="fps"):
-        video.save_video(frames, tmp_path / "a.gif", fps=0)
+    for fps in (0, -1, float("nan"), float("inf"), "8", None, 1e-9):
+        for name in ("a.gif", "a.mp4"):
+            with pytest.raises(ValueError, match=f"fps is {fps!r}"):
+                video.save_video(frames, tmp_path / name, fps=fps)
+    for fps in (51, 60, 150):
+        with pytest.raises(ValueError, match=f"fps is {fps}: a GIF plays at most 50 .* write an .mp4"):
+            video.save_video(frames, tmp_path / "a.gif", fps=fps)
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_ffmpeg_an_mp4_is_refused_clearly(frames, tmp_path, monkeypatch):
@@ -602,10 +828,36 @@ def test_without_ffmpeg_an_mp4_is_refused_clearly(frames, tmp_path, monkeypatch)
 
 
 # ------------------------------------------------------------------------------------------ training
+def test_an_mp4_that_breaks_off_is_an_error(frames, tmp_path, monkeypatch):
+    ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    (tmp_path / "a.mp4").write_bytes(b"old")
+    write = ffmpeg.write_frames
+
+    def broken(*args, **kwargs):
+        out = write(*args, **kwargs)
+        yield out.send(None)
+        out.send((yield))
+        raise OSError("[Errno 32] Broken pipe\n\nFFMPEG COMMAND:\n...")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ffmpeg, "write_frames", broken)
+        with pytest.raises(OSError, match="did not write a.mp4 whole .*Broken pipe") as caught:
+            video.save_video(frames, tmp_path / "a.mp4")
+        assert "\n" not in str(caught.value)
+        patch.setattr(video.files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+        with pytest.raises(OSError) as caught:
+            video.save_video(frames, tmp_path / "a.mp4")
+        assert caught.value.errno == errno.ENOSPC
+    monkeypatch.setattr(ffmpeg, "count_frames_and_secs", lambda file: (3, 1))
+    with pytest.raises(OSError, match="not all frames"):
+        video.save_video(frames, tmp_path / "a.mp4")
+    assert (tmp_path / "a.mp4").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+
+
 def test_random_masks_know_the_ends_half_of_the_time():
     torch.manual_seed(0)
     masks = training.random_masks(400, 16, "cpu")
-    only = (masks == training.ends(1, 16, "cpu")).all(1).float().mean()
+    only = (masks == video.key_frame_mask(1, 16, "cpu")).all(1).float().mean()
     assert 0.42 < only < 0.6 and not masks.all(1).any()
 
 
@@ -617,9 +869,24 @@ def test_what_moves_counts_more():
     assert w[..., 1, 1] == w.max() > 3 * w.min()
 
 
+def test_what_was_encoded_by_other_weights_is_not_taken(tmp_path, monkeypatch):
+    parts, asked = training.micro(), []
+
+    def encode(some, *rest, **more):
+        asked.append(len(some))
+        return {"latents": torch.zeros(len(some), 1)}
+
+    monkeypatch.setattr(training, "encode", encode)
+    for change in (0, 0, 1):
+        with torch.no_grad():
+            parts[0].quant_conv.bias += change
+        training.prepared("heldout", 1, 16, tmp_path, parts=parts)
+    assert asked == [1, 1], "the second time it was kept, the third time the autoencoder was another one"
+
+
 @pytest.mark.slow
 def test_a_step_changes_what_learns_and_goes_on_from_a_checkpoint(tmp_path):
-    common = {"batch": 1, "pool": 1, "folder": tmp_path, "device": "cpu"}
+    common = {"batch": 1, "clips": 1, "folder": tmp_path, "device": "cpu"}
     parts = training.micro()
     net, run = training.train("ours", 1, **common, parts=parts)
     assert run.done == 1 and set(run.log[0]) >= {"loss", "video", "tokens"}
@@ -627,7 +894,7 @@ def test_a_step_changes_what_learns_and_goes_on_from_a_checkpoint(tmp_path):
     assert moved.abs().max() > 0
     _, again = training.train("ours", 1, **common, parts=parts)
     assert again.done == 1 and again.seconds == run.seconds  # nothing left to do
-    told = training.card(again, heldout={}, seed=0)  # how it learnt, not only how long
+    told = cards.card("video", again, {}, 0)  # how it learnt, not only how long
     assert (told["lr"], told["cooldown"], told["late"], told["variant"]) == (1e-3, 0.5, True, "ours")
 
 
@@ -642,9 +909,9 @@ def test_the_mean_of_two_runs_lies_between_them_and_its_card_names_both(unet, tm
         told = {"part": "video", "batch": 4, "seed": seed, "steps": 10, "seconds": 5, "log": []}
         training.save(net, folder, told | {"heldout": {"loss": {"500": 0.1}}})
         places.append(place.detach().clone())
-    both, cards = training.mean(folders, unet)
+    both, runs = training.mean_of(folders, unet)
     assert torch.allclose(both["decoder"].projection.place, (places[0] + places[1]) / 2, atol=2e-3)
-    told = training.card_of_mean(cards, {"500": 0.09})
+    told = training.card_of_mean(runs, {"500": 0.09})
     assert (told["batch"], told["steps"], told["seconds"]) == (4, 20, 10)
     assert [(c["seed"], c["steps"]) for c in told["mean_of"]] == [(0, 10), (1, 10)]
     assert told["heldout"] == {"loss": {"500": 0.09}} and "seed" not in told
@@ -654,14 +921,21 @@ def test_the_mean_of_two_runs_lies_between_them_and_its_card_names_both(unet, tm
 @pytest.fixture(scope="module")
 def walker():
     """A clip with its true frames [F, 3, S, S] and its bank."""
-    clip = clips.specimen("heldout", 0)
-    frames = np.stack([np.asarray(world.render(p)) for p in clip.frames(8)])
-    return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255, finder.bank(clip, 0, 8)
+    clip = world.sample_clip("heldout", 0)
+    frames = np.stack([np.asarray(world.render(p, finder.SIZE)) for p in clip.frames(8)])
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255, finder.banks(clip, 8)[0]
 
 
 def test_the_finder_finds_the_truth(walker):
     frames, bank = walker
     assert torch.allclose(finder.find(frames, bank), bank.joints, atol=1e-6)
+
+
+def test_the_finder_shrinks_larger_frames(walker):
+    _, bank = walker
+    frames = np.stack([np.asarray(world.render(p, 128)) for p in world.sample_clip("heldout", 0).frames(8)])
+    large = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
+    assert torch.allclose(finder.find(large, bank), bank.joints, atol=1e-6)
 
 
 def test_the_finder_measures_a_shift(walker):

@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
+from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
-from storydiff_lite import weights
+from storydiff_lite import known_rows, weights
 from storydiff_lite.pipeline import StoryPipeline
+from storydiff_lite.prompts import micro_parts
 
 
 @pytest.fixture
@@ -30,6 +32,12 @@ def test_manifest_and_path(root):
     assert weights.path("micro", root) == root / "micro" and weights.names(root) == ["judge", "micro"]
     (root / "micro" / "README.md").write_text("another card")
     assert weights.path("micro", root) == root / "micro"
+
+
+def test_picture_size_is_the_autoencoders():
+    pipe = StoryPipeline.from_pretrained("micro")
+    assert weights.picture_size() == pipe.vae.config.sample_size
+    assert weights.picture_size() == pipe.unet.config.sample_size * pipe.vae_scale_factor
 
 
 def test_hashed_once(root, monkeypatch):
@@ -103,3 +111,37 @@ def test_no_config_tells_where_it_was_made():
     assert len(configs) >= 5
     for file in configs:
         assert "_name_or_path" not in json.loads(file.read_text()), file
+
+
+def test_an_embedding_is_stored_by_its_known_rows():
+    table = torch.zeros(9, 4, dtype=torch.float16)
+    table[[0, 5, 8]] = torch.randn(3, 4).half()
+    state = {"embeddings.token_embedding.weight": table, "fc.weight": torch.eye(3)}
+    stored = known_rows.compact(state)
+    assert stored["embeddings.token_embedding.weight"].shape == (3, 4)
+    whole = known_rows.expanded(stored)
+    assert whole.keys() == state.keys() and all(torch.equal(whole[k], state[k]) for k in state)
+    assert all(whole[k].dtype == state[k].dtype for k in state)
+
+
+def test_the_shipped_text_encoders_have_all_rows_of_clips_vocabulary():
+    parts = micro_parts(torch.float16)
+    for name, width in (("text_encoder", 32), ("text_encoder_2", 64)):
+        table = parts[name].get_input_embeddings().weight
+        assert table.shape == (49408, width) and table.dtype == torch.float16
+        known = table.abs().sum(1) > 0
+        ids = parts["tokenizer"]("a brown bear reading in the snow", verbose=False).input_ids
+        assert known[ids].all() and known.sum() < 200
+    assert [parts[f"tokenizer{k}"].pad_token_id for k in ("", "_2")] == [49407, 0]
+
+
+def test_the_shipped_folder_is_micro_and_is_saved_whole(tmp_path):
+    pipe = StoryPipeline.from_pretrained(weights.path("micro"), dtype=torch.float16)
+    assert {m.dtype for m in (pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2)} == {torch.float16}
+    with weights.quiet():
+        pipe.save_pretrained(tmp_path)
+        plain = StableDiffusionXLPipeline.from_pretrained(tmp_path, dtype=torch.float16)
+    for name in ("text_encoder", "text_encoder_2"):
+        mine, saved = (getattr(p, name).state_dict() for p in (pipe, plain))
+        assert mine.keys() == saved.keys() and all(torch.equal(saved[k], mine[k]) for k in mine)
+    assert plain.tokenizer_2.pad_token == "!"

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from storydiff_lite.recorder import AttentionRecorder
-from storydiff_lite.widgets import (
+from storydiff_lite.attention_maps import AttentionRecorder
+from storydiff_lite.show.widgets import (
     AttentionExplorer,
     ConsistencySlider,
     MotionScrubber,
@@ -85,6 +85,18 @@ def test_explorer_carries_every_choice_and_answers_a_kernel():
     explorer.query = {"text": "a cat", "count": 1}
     assert explorer.answer["error"] == "no trigger"
     assert "http" not in state["_esm"] + state["_css"]
+
+
+def test_explorer_shows_an_error_of_the_explanation():
+    def breaks(prompt, count):
+        if prompt == "a cow img":
+            raise KeyError("cow")
+        return explain(prompt, count)
+
+    explorer = TokenExplorer(["a bear img"], breaks, counts=(1,))
+    explorer.query = {"text": "a cow img", "count": 1}
+    assert explorer.answer["error"] == "KeyError: 'cow'"
+    assert explorer.answer["alive"] and explorer.answer["rows"] == []
 
 
 def test_explorer_without_prompts_is_told():
@@ -253,3 +265,28 @@ def test_scrubber_carries_all_it_shows():
 def test_what_is_missing_of_a_motion_is_told(clips, index, words):
     with pytest.raises(ValueError, match=words):
         MotionScrubber(clips, LABELLED, "a plane", index=index)
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (ValueError("a story is empty"), "a story is empty"),
+        (RuntimeError("out of memory"), "RuntimeError: out of memory"),
+        (KeyError("up_blocks.9"), "KeyError: 'up_blocks.9'"),
+        (AssertionError(), "AssertionError"),
+        (ValueError(), "ValueError"),
+        (KeyboardInterrupt(), "Interrupted"),
+    ],
+)
+def test_whatever_goes_wrong_is_answered(watched, error, shown):
+    """The button is disabled until an answer comes: there must be one, and it must say something."""
+
+    def tell(text, seed):
+        raise error
+
+    explorer = AttentionExplorer(watched, tell, layers=[TOP])
+    explorer.query = {"text": "a cat", "seed": 1, "count": 1}
+    first = explorer.answer
+    assert first["alive"] and first["can_tell"] and first["error"].startswith(shown) and "view" not in first
+    explorer.query = {"text": "a cat", "seed": 1, "count": 2}
+    assert explorer.answer != first, "the same error again must reach the page as a new answer"

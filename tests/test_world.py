@@ -143,6 +143,34 @@ def test_accessory_can_be_seen(seed):
     assert world.Character.random(random.Random(seed), fur="pink", outfit="red").fur == "pink"
 
 
+COLOURS = st.fixed_dictionaries(
+    {},
+    optional={
+        name: st.sampled_from(world.ATTRIBUTES[name]) for name in ("fur", "outfit", "accessory_colour")
+    },
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(COLOURS, seeds)
+def test_fixed_colours_are_kept_or_refused(fixed, seed):
+    """Never a loop without an end, never an accessory that cannot be seen."""
+    colour = fixed.get("accessory_colour", "none")
+    if colour in (fixed.get("fur"), fixed.get("outfit")):
+        with pytest.raises(ValueError, match=f"{colour!r} could not be seen .*leave one of"):
+            world.Character.random(random.Random(seed), **fixed)
+        return
+    c = world.Character.random(random.Random(seed), **fixed)
+    assert all(getattr(c, name) == value for name, value in fixed.items())
+    assert c.accessory_colour not in (c.outfit, c.fur)
+
+
+def test_a_fixed_accessory_makes_the_fur_give_way():
+    for seed in range(100):  # some of them draw orange fur first
+        c = world.Character.random(random.Random(seed), accessory_colour="orange")
+        assert c.fur != "orange" != c.outfit
+
+
 # ------------------------------------------------------------------------------------------ captions
 @few
 @given(characters, seeds)
@@ -182,6 +210,23 @@ def test_fixed_mention_is_kept():
     }
     assert world.describe(world.Character("bear", "orange"), {"fur"}) == "an orange bear"
     assert world.describe(world.Character("bear", "orange")) == "a bear"
+
+
+@few
+@given(characters, seeds, st.sets(st.sampled_from(sorted(world.IDENTITY))))
+def test_plurals_are_read_back(character, seed, mention):
+    one = world.describe(character, mention, random.Random(seed))
+    assert world.mentioned("two " + world.plural(one)) == world.mentioned(one)
+
+
+@pytest.mark.parametrize("thing", ["scarf", "scarfs", "scarves", "hats", "bows"])
+def test_accessories_in_the_plural(thing):
+    said = world.mentioned(f"two bears in red {thing}")
+    assert said == {
+        "species": "bear",
+        "accessory": "scarf" if "scar" in thing else thing.rstrip("s"),
+        "accessory_colour": "red",
+    }
 
 
 def test_captions_of_groups_strips_and_nobody():

@@ -1,5 +1,6 @@
 """What the tools share: where the chapters are, and how their cells are told apart."""
 
+import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -14,6 +15,10 @@ HIDDEN_BEGIN, HIDDEN_END = "### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS"
 CHECK = re.compile(r"^\s*(?:\w+\s*=\s*)?(?:\w+\.)*check\(\s*[\"']([\w-]+)[\"']", re.M)
 # A directive fence of sphinx-exercise: ```{exercise} title  or  :::{exercise} title
 FENCE = re.compile(r"^[ \t]*(`{3,}|:{3,})\{(exercise|solution|solution-start|solution-end)\}", re.M)
+# What an exercise asks for, below its title: *Write · medium · 10 min · 2 points*
+LABEL = re.compile(
+    r"^\*(Predict|Write|Debug|Design) · (easy|medium|hard) · (\d+) min · (\d) points?\*$", re.M
+)
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -44,6 +49,14 @@ def write(nb: nbformat.NotebookNode, path: Path) -> None:
     part.replace(path)
 
 
+def extension(name: str):
+    """A module of book/_ext, which Sphinx finds by its own path."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"book/_ext/{name}.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def tags(cell) -> list[str]:
     return cell.metadata.get("tags", [])
 
@@ -64,24 +77,27 @@ def checks(cell) -> list[str]:
 
 def mark_exercises(nb) -> None:
     """Give exercise cells the metadata that nbgrader reads, taken from the cells themselves."""
-    name = None
+    name, points = None, 1
     for i, cell in enumerate(nb.cells):
         if cell.cell_type != "code":
+            if "exercise" in fences(cell):
+                label = LABEL.search(cell.source)
+                points = int(label[4]) if label else 1
             continue
         solves, named = BEGIN in cell.source, checks(cell)
         if solves:
             later = [n for c in nb.cells[i:] for n in checks(c)]
             name = later[0] if later else f"exercise-{i}"
             # A cell that is solved and checked at once is graded by hand: nbgrader has no other kind.
-            cell.metadata["nbgrader"] = _grading(name, solution=True, grade=bool(named), locked=False)
+            cell.metadata["nbgrader"] = _grading(name, points, solution=True, grade=bool(named), locked=False)
         elif HIDDEN_BEGIN in cell.source:
-            cell.metadata["nbgrader"] = _grading(f"{name}-hidden", solution=False, grade=True, locked=True)
+            cell.metadata["nbgrader"] = _grading(f"{name}-hidden", points)
         elif named and name == named[0]:
-            cell.metadata["nbgrader"] = _grading(f"{name}-check", solution=False, grade=True, locked=True)
+            cell.metadata["nbgrader"] = _grading(f"{name}-check", points)
         else:
             cell.metadata.pop("nbgrader", None)
 
 
-def _grading(grade_id: str, *, solution: bool, grade: bool, locked: bool) -> dict:
+def _grading(grade_id: str, points: int, *, solution=False, grade=True, locked=True) -> dict:
     cell = {"schema_version": 3, "grade_id": grade_id, "solution": solution, "grade": grade, "locked": locked}
-    return cell | {"task": False} | ({"points": 1} if grade else {})
+    return cell | {"task": False} | ({"points": points} if grade else {})

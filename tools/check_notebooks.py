@@ -14,8 +14,13 @@ from chapters import BEGIN, END, HIDDEN_BEGIN, HIDDEN_END, NOTEBOOKS, WIDGET_VIE
 
 NAME = re.compile(r"\d\d-[a-z0-9]+(-[a-z0-9]+)*")
 MACHINE_PATH = re.compile(r"(?:/home/|/root/|/Users/|/tmp/|[A-Z]:\\\\Users)[\w.\\/-]*")
-MAX_KIB = 600  # a dozen chapters must fit beside the weights
+MAX_KIB = 700  # a dozen chapters must fit beside the weights; their pictures are of 128 pixels
 PARAMETERS = {"PROFILE", "SEED", "DEVICE"}
+ENVIRONMENT = ("STORYDIFF_PROFILE", "STORYDIFF_DEVICE")
+#: tags of cells whose code a page does not show, or shows folded
+FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
+COLUMNS = 82  # what a page of 1280 pixels shows; a longer line is cut
+SCREEN = 35  # lines
 
 
 def assigned(source: str) -> set[str]:
@@ -32,7 +37,9 @@ def check_parameters(nb) -> list[str]:
     if not code or "parameters" not in chapters.tags(code[0]):
         return ["the first code cell is not tagged `parameters`: papermill would set PROFILE in vain."]
     missing = PARAMETERS - assigned(code[0].source)
-    return [f"the cell tagged `parameters` does not set {', '.join(sorted(missing))}"] if missing else []
+    found = [f"the cell tagged `parameters` does not set {', '.join(sorted(missing))}"] if missing else []
+    deaf = [name for name in ENVIRONMENT if name not in code[0].source]
+    return found + [f"nbval cannot pass parameters: take PROFILE and DEVICE from {n}" for n in deaf]
 
 
 def check_outputs(nb) -> list[str]:
@@ -104,6 +111,27 @@ def check_exercises(nb) -> list[str]:
     return found
 
 
+def check_code(nb) -> list[str]:
+    """No line of the code that a page shows is cut, and what is said to be on one screen is."""
+    found, one_screen = [], False
+    for c in nb.cells:
+        if c.cell_type == "markdown" and (headings := re.findall(r"^##+ (.+)", c.source, re.M)):
+            one_screen = headings[-1].endswith("on one screen")
+        if c.cell_type != "code" or FOLDED & set(chapters.tags(c)):
+            continue
+        lines = c.source.split("\n")
+        where = f"the cell {c.source[:60]!r}"
+        wide = [line for line in lines if len(line) > COLUMNS]
+        if wide:
+            found.append(
+                f"{where} shows {len(wide)} lines of more than {COLUMNS} columns, the first: "
+                f"{wide[0].strip()!r}. Wrap them, or tag a cell that only plots or counts hide-input."
+            )
+        if one_screen and len(lines) > SCREEN:
+            found.append(f"{where} has {len(lines)} lines, and its heading says one screen: at most {SCREEN}")
+    return found
+
+
 def check(path: Path) -> list[str]:
     found = []
     if not NAME.fullmatch(path.stem):
@@ -117,7 +145,7 @@ def check(path: Path) -> list[str]:
         found.append(f"is {size:.0f} KiB large; {MAX_KIB} is the most. Show smaller or fewer pictures.")
     if nb.metadata.get("kernelspec", {}).get("name") != "python3":
         found.append("does not name the kernel python3")
-    return found + check_parameters(nb) + check_outputs(nb) + check_exercises(nb)
+    return found + check_parameters(nb) + check_outputs(nb) + check_exercises(nb) + check_code(nb)
 
 
 def main(names: list[str]) -> int:

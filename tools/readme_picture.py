@@ -3,8 +3,8 @@
 import chapters
 from PIL import Image
 
-from storydiff_lite import figures
 from storydiff_lite.pipeline import StoryPipeline
+from storydiff_lite.show import figures
 from storydiff_lite.video import TransitionPipeline, save_video, story_to_video
 
 #: of chapter 0
@@ -15,6 +15,10 @@ a bear reading a book in the snow
 a bear sitting on the moon
 """
 SETTINGS = {"each panel for itself": {"consistency": 0}, "together": {"consistency": 1, "layers": "all"}}
+#: all panels begin from the same noise, so that nothing differs but the sharing
+ONE_NOISE = {"same_noise": True}
+#: pixels of the film and of its poster
+SIZE = 256
 #: of chapter 9
 MOVING = [
     f"an orange cat with a red hat {does} in the snow" for does in ("walking", "jumping", "waving", "sitting")
@@ -24,18 +28,26 @@ MOVING = [
 def main():
     assets = chapters.ROOT / "book/assets"
     pipe = StoryPipeline.from_pretrained("micro")
-    rows = [pipe(STORY, seed=0, **setting).images for setting in SETTINGS.values()]
+    rows = [pipe(STORY, seed=0, **ONE_NOISE, **setting).images for setting in SETTINGS.values()]
     page = figures.grid(rows, list(SETTINGS), size=150)
     page = page.quantize(256, dither=Image.Dither.NONE)
     page.save(assets / "strip.png", optimize=True)
 
     panels = pipe(MOVING, seed=0, **SETTINGS["together"]).images
-    mover = TransitionPipeline.from_pretrained("micro", lora="passages")
-    frames = story_to_video(mover, panels, MOVING, seed=0)
-    save_video(frames, assets / "story.gif", height=192)
+    transition_pipe = TransitionPipeline.from_pretrained("micro", lora="passages")
+    frames = [figures.enlarge(f, SIZE) for f in story_to_video(transition_pipe, panels, MOVING, seed=0)]
     save_video(frames, assets / "story.mp4")
-    poster = frames[len(frames) // 2].resize((256, 256), Image.Resampling.NEAREST)
-    poster.save(assets / "story.webp", lossless=True)
+    # for the README, where no video plays: a third of what a GIF of the same size takes, and in all colours
+    frames[0].save(
+        assets / "story.webp",
+        save_all=True,
+        append_images=frames[1:],
+        duration=125,
+        loop=0,
+        quality=70,
+        method=6,
+    )
+    frames[len(frames) // 2].save(assets / "poster.webp", quality=88, method=6)
 
 
 if __name__ == "__main__":

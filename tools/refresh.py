@@ -9,7 +9,6 @@ every call; `refresh.py --numbers` writes only those.
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import re
@@ -29,9 +28,7 @@ KEEP_METADATA = ("kernelspec", "language_info")
 
 def with_numbers(text: str) -> str:
     """``text`` with what the records say between each pair of marks (names as of the role `measured`)."""
-    spec = importlib.util.spec_from_file_location("measured", ROOT / "book/_ext/measured.py")
-    measured = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(measured)
+    measured = chapters.extension("measured")
     return NUMBER.sub(lambda m: f"{m[1]}{measured.say(m[2])}{m[3]}", text)
 
 

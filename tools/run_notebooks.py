@@ -1,27 +1,28 @@
 """Run chapters through papermill into a folder: `run_notebooks.py --profile smoke --out FOLDER [00 01]`.
 
-PROFILE (and, where given, DEVICE and SEED) reach the chapter as papermill parameters and PROFILE also as the
-environment variable STORYDIFF_PROFILE. Exit status 1 when a chapter fails; the others still run.
+PROFILE (and, where given, DEVICE and SEED) reach the chapter as papermill parameters, PROFILE and DEVICE also
+as the environment variables STORYDIFF_PROFILE and STORYDIFF_DEVICE. Exit status 1 when a chapter fails; the
+others still run.
 
-With a report, each chapter's peak memory is measured too, and what its checked cells (nbval-check-output)
-print is compared with the committed copy, as nbval does, but with room for another machine's arithmetic.
+With a report, each chapter's peak memory is measured too, and nbval runs the committed chapter on the same
+device: what its checked cells (nbval-check-output) print must be what it was.
 """
 
 import argparse
-import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import platform
-import re
 import shutil
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import UTC, datetime
 from pathlib import Path
+from xml.etree import ElementTree
 
 import chapters
 import nbformat
@@ -38,19 +39,21 @@ print(json.dumps({
     "peak_cpu_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
 }))
 """
-NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w])")
+SANITIZE = ROOT / "tests" / "notebooks" / "nbval_sanitize.cfg"
 
 
 def run(path: Path, out: Path, parameters: dict, bar: bool = False, meter: bool = False) -> dict:
     """Run one chapter; say how long it took, and what went wrong if anything did.
 
-    With ``meter``, also how much memory it took, and which checked cells print something else.
+    With ``meter``, also how much memory it took, and which cells nbval fails.
     """
     import papermill
 
     warnings.filterwarnings("ignore", module="papermill|nbclient|jupyter_client|traitlets")
     if "PROFILE" in parameters:
         os.environ["STORYDIFF_PROFILE"] = parameters["PROFILE"]
+    if "DEVICE" in parameters:
+        os.environ["STORYDIFF_DEVICE"] = parameters["DEVICE"]
     source = with_meter(path, out) if meter else path
     started, error = time.perf_counter(), None
     try:
@@ -71,7 +74,8 @@ def run(path: Path, out: Path, parameters: dict, bar: bool = False, meter: bool 
     if meter:
         source.unlink()
         if out.exists():
-            result |= read_meter(out) | {"differs": differences(chapters.read(path), chapters.read(out))}
+            result |= read_meter(out)
+        result["differs"] = nbval(path)
     return result
 
 
@@ -95,27 +99,27 @@ def read_meter(out: Path) -> dict:
     return json.loads(texts[-1]) if texts else {}
 
 
-def differences(before, after, relative: float = 0.02, absolute: float = 0.002) -> list[str]:
-    """Checked cells whose text is not what it was; numbers may differ by 2%, or by 0.002."""
+def nbval(path: Path, timeout: int = 600) -> list[str]:
+    """Cells of a chapter that nbval fails, and why, with the profile and the device of the environment."""
+    with tempfile.TemporaryDirectory() as folder:
+        xml = Path(folder) / "nbval.xml"
+        options = ["-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-sanitize-with", str(SANITIZE)]
+        options += ["--nbval-cell-timeout", str(timeout), f"--junitxml={xml}"]
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *options, str(path)], cwd=ROOT, capture_output=True, text=True
+        )
+        if not xml.exists():
+            return [f"nbval did not run: {(done.stdout + done.stderr).strip()[-300:]}"]
+        return failures(xml.read_text(encoding="utf-8"))
 
-    def printed(cell) -> str:
-        texts = [o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.get("outputs", [])]
-        return re.sub(r"0x[0-9a-fA-F]+", "ADDRESS", "".join(texts))
 
-    def alike(a: str, b: str) -> bool:
-        if NUMBER.sub("#", a) != NUMBER.sub("#", b):
-            return False
-        pairs = zip(NUMBER.findall(a), NUMBER.findall(b), strict=True)
-        return all(math.isclose(float(x), float(y), rel_tol=relative, abs_tol=absolute) for x, y in pairs)
-
-    ran = {c.id: c for c in after.cells}
-    checked = [c for c in before.cells if "nbval-check-output" in chapters.tags(c)]
-    checked = [c for c in checked if c.id in ran and ran[c.id].get("execution_count")]  # else the error tells
-    return [
-        f"{c.id}: {printed(ran[c.id]).strip()[:200]!r} was {printed(c).strip()[:200]!r}"
-        for c in checked
-        if not alike(printed(c), printed(ran[c.id]))
-    ]
+def failures(xml: str) -> list[str]:
+    """``cell: why`` for each test of a JUnit report that failed; one line where it holds no test at all."""
+    cases = list(ElementTree.fromstring(xml).iter("testcase"))
+    if not cases:
+        return ["nbval found no cell"]
+    bad = [(c.get("name"), f) for c in cases for f in c if f.tag in ("failure", "error")]
+    return [f"{name}: {(f.text or f.get('message') or '').strip()[:400]}" for name, f in bad]
 
 
 def warned(path: Path) -> list[str]:
@@ -134,16 +138,6 @@ def machine(device: str) -> dict:
     if device == "cuda" and torch.cuda.is_available():
         known |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
     return known
-
-
-def code_hash() -> str:
-    """SHA-256 of the package and of what the chapters say (not of what they printed)."""
-    total = hashlib.sha256()
-    for path in sorted((ROOT / "storydiff_lite").rglob("*.py")):
-        total.update(path.read_bytes())
-    for path in chapters.find([]):
-        total.update("".join(c.source for c in chapters.read(path).cells).encode())
-    return total.hexdigest()
 
 
 def write_report(base: Path, results: list[dict], facts: dict) -> None:
@@ -210,7 +204,6 @@ def main() -> int:
     done, facts = {}, {}
     if args.report:
         facts = machine(args.device or "cpu") | {"profile": args.profile, "chapters at once": args.jobs}
-        facts["code"] = code_hash()
     bar = args.jobs == 1 and sys.stderr.isatty()
     if args.jobs > 1:
         os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the kernels; two teams of threads stall each other

@@ -17,7 +17,7 @@ BOXES = {
     "story": (120, 8, 200, "story text", "story.py", ("00", "10")),
     "tokens": (10, 104, 190, "words to tokens", "tokens.py", ("02",)),
     "identity": (240, 104, 190, "faces to identity", "identity.py", ("03",)),
-    "loop": (120, 200, 200, "denoising loop", "guidance.py", ("01", "04")),
+    "loop": (120, 200, 200, "denoising loop", "denoising.py", ("01", "04")),
     "unet": (10, 308, 190, "U-Net", "micro SDXL", ("01",)),
     "attention": (240, 308, 190, "shared self-attention", "attention.py", ("05", "06", "07")),
     "panels": (120, 430, 200, "decoder: panels", "pipeline.py", ("00", "01")),

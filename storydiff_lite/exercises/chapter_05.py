@@ -3,77 +3,20 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
-from . import exercise, expect, expect_tensor, same
+from . import exercise, expect, expect_number, expect_tensor, generator, records, same
+
+known = records("chapter_05")
 
 
 def _numbers(seed, *shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def _softmax_read(q, keys, values, scale):
-    return (q @ keys.T * scale).softmax(-1) @ values
+    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 # ---------------------------------------------------------------------------------------- consistent
 
 
-def _consistent(q, k, v, picks, own=1, scale=None, whose=None):
-    """[F, N, d]; ``own`` times the own tokens; ``whose(i, j)``: whose picks are taken of panel j."""
-    scale = q.shape[2] ** -0.5 if scale is None else scale
-    panels = []
-    for i in range(len(q)):
-        theirs = [(j, picks[whose(i, j) if whose else j]) for j in range(len(q)) if j != i]
-        if own == 2:  # all panels are sampled, the own one too
-            theirs.append((i, picks[i]))
-        mine = [(i, torch.arange(q.shape[1]))] if own else []
-        keys, values = (torch.cat([t[j][p] for j, p in mine + theirs]) for t in (k, v))
-        panels.append(_softmax_read(q[i], keys, values, scale))
-    return torch.stack(panels)
-
-
-def _consistent_by_mask(q, k, v, picks):
-    f, n, d = q.shape
-    may = torch.zeros(f, f * n, dtype=torch.bool)
-    for j, p in enumerate(picks):
-        may[:, j * n + torch.as_tensor(p)] = True
-        may[j, j * n : (j + 1) * n] = True
-    pool = [t.reshape(1, f * n, d).expand(f, -1, -1) for t in (k, v)]
-    return F.scaled_dot_product_attention(q, *pool, attn_mask=may[:, None].expand(f, n, f * n))
-
-
-def _own_dropped(q, k, v, picks):
-    return _consistent(q, k, v, picks, own=0)
-
-
-def _own_twice(q, k, v, picks):
-    return _consistent(q, k, v, picks, own=2)
-
-
-def _no_scale(q, k, v, picks):
-    return _consistent(q, k, v, picks, scale=1.0)
-
-
-def _picks_of_the_reader(q, k, v, picks):
-    return _consistent(q, k, v, picks, whose=lambda i, j: i)
-
-
-def _plain(q, k, v, picks):
-    return F.scaled_dot_product_attention(q, k, v)
-
-
-@exercise(
-    "consistent",
-    right=[_consistent, _consistent_by_mask],
-    wrong={
-        "own tokens dropped": (_own_dropped, "own tokens are missing"),
-        "own tokens twice": (_own_twice, "twice"),
-        "missing scale": (_no_scale, "square root"),
-        "the reader's picks": (_picks_of_the_reader, "picks[j]"),
-        "reads nobody else": (_plain, "plain self-attention"),
-    },
-)
+@exercise("consistent")
 def consistent(answer):
     """``answer(q, k, v, picks) -> [F, N, d]``; q, k, v [F, N, d], one head, picks: F LongTensors."""
     q, k, v = (_numbers(s, 3, 5, 4) for s in (1, 2, 3))
@@ -81,76 +24,33 @@ def consistent(answer):
     args = q, k, v, picks
     got = answer(q.clone(), k.clone(), v.clone(), [p.clone() for p in picks])
     expect_tensor(got, (3, 5, 4))
-    expect(not same(got, _plain(*args)), "This is plain self-attention: no panel reads another.")
-    expect(not same(got, _own_dropped(*args)), "A panel's own tokens are missing from what it reads.")
+    expect(not same(got, known.plain(*args)), "This is plain self-attention: no panel reads another.")
+    expect(not same(got, known.own_dropped(*args)), "A panel's own tokens are missing from what it reads.")
     expect(
-        not same(got, _own_twice(*args)),
+        not same(got, known.own_twice(*args)),
         "Some own tokens are read twice: the sample is drawn from the OTHER panels (Eq. 2).",
     )
-    expect(not same(got, _no_scale(*args)), "The scores are not divided by the square root of d (Eq. 3).")
     expect(
-        not same(got, _picks_of_the_reader(*args)),
+        not same(got, known.no_scale(*args)), "The scores are not divided by the square root of d (Eq. 3)."
+    )
+    expect(
+        not same(got, known.picks_of_the_reader(*args)),
         "Of panel j the tokens picks[j] may be read, whoever reads them.",
     )
-    expect(same(got, _consistent(*args)), "Some number differs.")
+    expect(same(got, known.consistent(*args)), "Some number differs.")
 
 
 # ---------------------------------------------------------------------------------------- draw-picks
 
 
-def _draw(panels, tokens, rate, generator):
-    order = torch.rand(panels, tokens, generator=generator)
-    return order.topk(round(rate * tokens), dim=1).indices
-
-
-def _draw_by_permutation(panels, tokens, rate, generator):
-    k = round(rate * tokens)
-    return torch.stack([torch.randperm(tokens, generator=generator)[:k].sort().values for _ in range(panels)])
-
-
-def _with_repeats(panels, tokens, rate, generator):
-    return torch.randint(tokens, (panels, round(rate * tokens)), generator=generator)
-
-
-def _one_for_all(panels, tokens, rate, generator):
-    return _draw(1, tokens, rate, generator).expand(panels, -1)
-
-
-def _always_the_first(panels, tokens, rate, generator):
-    return torch.arange(round(rate * tokens)).expand(panels, -1)
-
-
-def _generator_ignored(panels, tokens, rate, generator):
-    return _draw(panels, tokens, rate, torch.Generator().manual_seed(0))
-
-
-def _fresh_per_head(panels, tokens, rate, generator, heads=2):
-    return torch.stack([_draw(panels, tokens, rate, generator) for _ in range(heads)])
-
-
-def _coin_for_each(panels, tokens, rate, generator):
-    return torch.rand(panels, tokens, generator=generator) < rate
-
-
-@exercise(
-    "draw-picks",
-    right=[_draw, _draw_by_permutation],
-    wrong={
-        "drawn with repeats": (_with_repeats, "more than once"),
-        "one draw for all panels": (_one_for_all, "each panel"),
-        "always the first tokens": (_always_the_first, "random"),
-        "generator ignored": (_generator_ignored, "second call"),
-        "fresh picks per head": (_fresh_per_head, "All heads read"),
-        "a coin for each token": (_coin_for_each, "indices"),
-    },
-)
+@exercise("draw-picks")
 def draw_picks(answer):
     """``answer(panels, tokens, rate, generator) -> LongTensor [F, K]``, K = rate * tokens rounded."""
 
     def draw(g):
         return answer(4, 30, 0.3, g)
 
-    g = torch.Generator().manual_seed(5)
+    g = generator(5)
     got = draw(g)
     expect(isinstance(got, torch.Tensor), f"Return a tensor of indices [4, 9], not {type(got).__name__}.")
     expect(
@@ -178,7 +78,7 @@ def draw_picks(answer):
         "generator that was given.",
     )
     expect(
-        rows == [sorted(row.tolist()) for row in draw(torch.Generator().manual_seed(5))],
+        rows == [sorted(row.tolist()) for row in draw(generator(5))],
         "The same seed must give the same picks.",
     )
 
@@ -186,46 +86,7 @@ def draw_picks(answer):
 # ---------------------------------------------------------------------------------------- both-halves
 
 
-def _both_halves(x, attend):
-    return torch.cat([attend(half) for half in x.chunk(2)])
-
-
-def _both_halves_in_place(x, attend):
-    f = len(x) // 2
-    result = torch.empty_like(x)
-    result[:f], result[f:] = attend(x[:f]), attend(x[f:])
-    return result
-
-
-def _halves_mixed(x, attend):
-    return attend(x)
-
-
-def _halves_interleaved(x, attend):
-    result = torch.empty_like(x)
-    result[0::2], result[1::2] = attend(x[0::2]), attend(x[1::2])
-    return result
-
-
-def _halves_swapped(x, attend):
-    return torch.cat([attend(half) for half in reversed(x.chunk(2))])
-
-
-def _one_half_only(x, attend):
-    f = len(x) // 2
-    return torch.cat([x[:f], attend(x[f:])])
-
-
-@exercise(
-    "both-halves",
-    right=[_both_halves, _both_halves_in_place],
-    wrong={
-        "halves mixed": (_halves_mixed, "apart"),
-        "panel by panel": (_halves_interleaved, "holds first all unconditional"),
-        "halves swapped": (_halves_swapped, "order"),
-        "conditional half only": (_one_half_only, "unconditional half was left"),
-    },
-)
+@exercise("both-halves")
 def both_halves(answer):
     """``answer(x [2F, N, C], attend) -> [2F, N, C]``; ``attend`` takes the panels [F, N, C] of one half."""
     x = _numbers(7, 6, 4, 3)
@@ -236,68 +97,28 @@ def both_halves(answer):
     got = answer(x.clone(), attend)
     expect_tensor(got, (6, 4, 3))
     expect(
-        not same(got, _halves_mixed(x, attend)),
+        not same(got, known.halves_mixed(x, attend)),
         "The halves read each other. Keep them apart: the unconditional panels must not know the prompt.",
     )
     expect(
-        not same(got, _halves_interleaved(x, attend)),
+        not same(got, known.halves_interleaved(x, attend)),
         "You took every second panel. The batch holds first all unconditional panels, then the others.",
     )
     expect(
-        not same(got, _halves_swapped(x, attend)),
+        not same(got, known.halves_swapped(x, attend)),
         "The halves came back in the other order: guidance would push away from the prompt.",
     )
     expect(
-        not same(got, _one_half_only(x, attend)),
+        not same(got, known.one_half_only(x, attend)),
         "The unconditional half was left as it was. It attends too, within itself.",
     )
-    expect(same(got, _both_halves(x, attend)), "Some number differs.")
+    expect(same(got, known.both_halves(x, attend)), "Some number differs.")
 
 
 # ---------------------------------------------------------------------------------------- own-share
 
 
-def _own_share(weights, again):
-    n = len(weights)  # a panel has as many tokens as queries
-    own, twice = weights[:, :n].sum(1), weights[:, again].sum(1)
-    return ((own + twice) / (1 + twice)).mean()
-
-
-def _own_share_by_logits(weights, again):
-    n = len(weights)
-    scores = weights.log()
-    longer = torch.cat([scores, scores[:, again]], 1).softmax(1)  # the pool, the tokens again at its end
-    return longer[:, :n].sum(1).mean() + longer[:, weights.shape[1] :].sum(1).mean()
-
-
-def _not_normalised(weights, again):
-    n = len(weights)
-    return (weights[:, :n].sum(1) + weights[:, again].sum(1)).mean()
-
-
-def _as_if_once(weights, again):
-    return weights[:, : len(weights)].sum(1).mean()
-
-
-def _all_own_twice(weights, again):
-    return _own_share(weights, torch.arange(len(weights)))
-
-
-def _first_copy_only(weights, again):
-    n = len(weights)
-    return (weights[:, :n].sum(1) / (1 + weights[:, again].sum(1))).mean()
-
-
-@exercise(
-    "own-share",
-    right=[_own_share, _own_share_by_logits],
-    wrong={
-        "not normalised": (_not_normalised, "sum to 1"),
-        "as if read once": (_as_if_once, "before"),
-        "all own tokens twice": (_all_own_twice, "only those in `again`"),
-        "the copies left out": (_first_copy_only, "copies"),
-    },
-)
+@exercise("own-share")
 def own_share(answer):
     """``answer(weights [N, L], again) -> number``: the own tokens' share when those in ``again`` come twice.
 
@@ -309,15 +130,109 @@ def own_share(answer):
     expect(got.ndim == 0, f"Return one number, the mean over the queries, not the shape {list(got.shape)}.")
     args = weights, again
     expect(
-        not same(got, _not_normalised(*args)),
+        not same(got, known.not_normalised(*args)),
         "After some tokens came a second time the weights must still sum to 1: divide by the new sum.",
     )
     expect(
-        not same(got, _as_if_once(*args)), "This is the share before: a token in the pool twice weighs twice."
+        not same(got, known.as_if_once(*args)),
+        "This is the share before: a token in the pool twice weighs twice.",
     )
     expect(
-        not same(got, _all_own_twice(*args)),
+        not same(got, known.all_own_twice(*args)),
         "Not all own tokens come twice, only those in `again` were drawn a second time.",
     )
-    expect(not same(got, _first_copy_only(*args)), "The copies are own tokens too: count their weight.")
-    expect(same(got, _own_share(*args)), "The number differs.")
+    expect(not same(got, known.first_copy_only(*args)), "The copies are own tokens too: count their weight.")
+    expect(same(got, known.own_share(*args)), "The number differs.")
+
+
+# ---------------------------------------------------------------------------------------- mend-sharing
+
+
+@exercise("mend-sharing")
+def mend_sharing(answer):
+    """``answer(q, k, v, picks, heads) -> [2F, N, C]``: both halves of F panels, picks[j] of panel j."""
+    q, k, v = (_numbers(s, 6, 4, 8) for s in (11, 12, 13))
+    picks = [torch.tensor(p) for p in ([0, 3], [1, 2], [2, 3])]
+    args = q, k, v, picks, 2
+    got = answer(q.clone(), k.clone(), v.clone(), [p.clone() for p in picks], 2)
+    expect_tensor(got, (6, 4, 8))
+    expect(
+        not same(got, known.as_it_stands(*args)),
+        "That is the cell as it stands: who are the others of a panel, and what is d in the equation?",
+    )
+    expect(
+        not same(got, known.six_panels(*args)),
+        "A panel still reads the other half: only panels of its own half are its others.",
+    )
+    expect(
+        not same(got, known.width_of_all_heads(*args)),
+        "The scores are divided by the root of the layer's width; d is the width of one head.",
+    )
+    expect(not same(got, known.one_head(*args)), "All heads were taken for one: each has its own softmax.")
+    expect(same(got, known.mended_sharing(*args)), "Some number differs.")
+
+
+# ---------------------------------------------------------------------------------------- plan-noise
+
+
+@exercise("plan-noise")
+def plan_noise(answer):
+    """``answer(pilot, smallest) -> (without, with, stories, verdict)``; pilot: setting -> [stories]."""
+    names = ("none", "none, one noise", "up blocks", "up blocks, one noise", "all blocks")
+    for seed, gain in ((21, 0.0), (22, 0.25), (23, -0.25)):
+        hard = _numbers(seed, 10) * 0.2  # how hard a story is: the same under every setting
+        own = _numbers(seed + 10, len(names), 10) * 0.05
+        own[0] -= 0.9 * own[0].mean()  # without a gain, the mean is far inside its interval
+        pilot = {n: (0.5 + hard + e).clamp(0, 1) for n, e in zip(names, own, strict=True)}
+        pilot[names[3]] = (pilot[names[2]] + gain + own[0]).clamp(0, 1)
+        args = pilot, 0.04
+        got = answer({k: v.clone() for k, v in pilot.items()}, 0.04)
+        expect(
+            isinstance(got, (list, tuple)) and len(got) == 4,
+            "Return four things: the setting without, the setting with, the number of stories, the verdict.",
+        )
+        first, second, stories, verdict = got
+        expect(
+            first in names and second in names,
+            f"The settings of the pilot are {', '.join(names)}; got {first!r} and {second!r}.",
+        )
+        expect(
+            {first, second} != {"none", "up blocks, one noise"},
+            "These two differ in the sharing and in the noise: nobody could say which of them did it.",
+        )
+        expect(
+            {first, second} != {"none", "none, one noise"},
+            "That is what one noise does without sharing; the question is what it adds on top of sharing.",
+        )
+        want = known.plan_noise(*args)
+        expect(
+            (first, second) != (want[1], want[0]),
+            "The other way round: first the setting without one noise, then the one with it.",
+        )
+        expect(
+            (first, second) == want[:2],
+            f"{first!r} and {second!r} differ in something else than the noise, or in nothing.",
+        )
+        stories = int(expect_number(stories))
+        expect(
+            stories != known.unpaired(*args)[2],
+            "You took these for two samples of different stories. The stories are the same under both: "
+            "what varies is the difference, story by story.",
+        )
+        expect(
+            stories != known.of_the_pilot(*args)[2],
+            "That is how many stories the pilot has, not how many the experiment needs.",
+        )
+        expect(
+            stories == want[2],
+            f"{stories} stories differ from what 1.96 s / sqrt(n) <= {args[1]} asks for, the least whole n.",
+        )
+        expect(
+            verdict in ("more", "less", "not shown"),
+            f"The verdict is {verdict!r}; expected 'more', 'less' or 'not shown'.",
+        )
+        expect(
+            verdict != known.by_the_mean(*args)[3] or verdict == want[3],
+            "You read the mean alone: where its 95% interval holds 0, no difference is shown.",
+        )
+        expect(verdict == want[3], f"The pilot does not say {verdict!r}: look at both ends of the interval.")

@@ -7,55 +7,15 @@ from collections import Counter
 
 import torch
 
-from . import exercise, expect, expect_number, expect_tensor, same
+from . import exercise, expect, expect_number, expect_tensor, generator, records, same
+
+known = records("chapter_07")
+
 
 # ---------------------------------------------------------------------------------------- windows
 
 
-def _windows(panels, window):
-    w = min(window, panels)
-    return [list(range(t, t + w)) for t in range(panels - w + 1)]
-
-
-def _windows_while(panels, window):
-    out, first = [], 0
-    while first == 0 or first + window <= panels:
-        out.append(range(first, min(first + window, panels)))
-        first += 1
-    return out
-
-
-def _one_too_few(panels, window):
-    return [list(range(t, t + window)) for t in range(panels - window)] or [list(range(panels))]
-
-
-def _one_too_many(panels, window):
-    return [list(range(t, min(t + window, panels))) for t in range(panels - min(window, panels) + 2)]
-
-
-def _no_overlap(panels, window):
-    return [list(range(t, min(t + window, panels))) for t in range(0, panels, window)]
-
-
-def _short_story_has_none(panels, window):
-    return [list(range(t, t + window)) for t in range(panels - window + 1)]
-
-
-def _one_per_panel(panels, window):
-    return [list(range(t, min(t + window, panels))) for t in range(panels)]
-
-
-@exercise(
-    "windows",
-    right=[_windows, _windows_while],
-    wrong={
-        "one window too few": (_one_too_few, "last panel"),
-        "one window too many": (_one_too_many, "shorter than the others"),
-        "no overlap": (_no_overlap, "moves on by one panel"),
-        "a short story has none": (_short_story_has_none, "shorter than its window"),
-        "a window for every panel": (_one_per_panel, "F - W + 1"),
-    },
-)
+@exercise("windows")
 def windows(answer):
     """``answer(panels, window) -> list of windows``, each the numbers of its panels, in order."""
 
@@ -68,13 +28,13 @@ def windows(answer):
         return [list(w) for w in found]
 
     for panels, window in ((7, 3), (5, 2)):
-        got, want = get(panels, window), _windows(panels, window)
+        got, want = get(panels, window), known.windows(panels, window)
         expect(
-            got != _no_overlap(panels, window),
+            got != known.no_overlap(panels, window),
             "These windows do not overlap: the next window moves on by one panel, not by a whole window.",
         )
         expect(
-            got != _one_per_panel(panels, window),
+            got != known.one_per_panel(panels, window),
             f"You have a window for every panel. How many of {window} panels fit into {panels}? F - W + 1.",
         )
         expect(
@@ -94,83 +54,10 @@ def windows(answer):
 # ---------------------------------------------------------------------------------------- average-windows
 
 
-def _average(x, window, attend):
-    total, count = torch.zeros_like(x), torch.zeros(len(x), 1, 1, dtype=x.dtype)
-    for t in range(len(x) - window + 1):
-        total[t : t + window] += attend(x[t : t + window])
-        count[t : t + window] += 1
-    return total / count
-
-
-def _average_by_panel(x, window, attend):
-    seen = [[] for _ in x]
-    for w in _windows(len(x), window):
-        for i, y in zip(w, attend(x[w]), strict=True):
-            seen[i].append(y)
-    return torch.stack([torch.stack(ys).mean(0) for ys in seen])
-
-
-def _sum(x, window, attend):
-    total = torch.zeros_like(x)
-    for t in range(len(x) - window + 1):
-        total[t : t + window] += attend(x[t : t + window])
-    return total
-
-
-def _by_window_length(x, window, attend):
-    return _sum(x, window, attend) / window
-
-
-def _by_number_of_windows(x, window, attend):
-    return _sum(x, window, attend) / (len(x) - window + 1)
-
-
-def _last_wins(x, window, attend):
-    out = torch.zeros_like(x)
-    for t in range(len(x) - window + 1):
-        out[t : t + window] = attend(x[t : t + window])
-    return out
-
-
-def _halving(x, window, attend):
-    out = torch.full_like(x, torch.nan)
-    for t in range(len(x) - window + 1):
-        y, old = attend(x[t : t + window]), out[t : t + window]
-        out[t : t + window] = torch.where(old.isnan(), y, (old + y) / 2)
-    return out
-
-
-def _fed_back(x, window, attend):
-    x = x.clone()
-    for t in range(len(x) - window + 1):
-        x[t : t + window] = attend(x[t : t + window])
-    return x
-
-
-def _one_window_missing(x, window, attend):
-    total, count = torch.zeros_like(x), torch.zeros(len(x), 1, 1, dtype=x.dtype)
-    for t in range(len(x) - window):
-        total[t : t + window] += attend(x[t : t + window])
-        count[t : t + window] += 1
-    return total / count.clamp(min=1)
-
-
-@exercise(
-    "average-windows",
-    right=[_average, _average_by_panel],
-    wrong={
-        "average without counts": (_sum, "sums"),
-        "divided by the window's length": (_by_window_length, "at the ends"),
-        "divided by the number of windows": (_by_number_of_windows, "number of windows"),
-        "the last window wins": (_last_wins, "overwrites"),
-        "halving as it goes": (_halving, "halves"),
-        "windows read what windows wrote": (_fed_back, "before the first window"),
-        "window off by one": (_one_window_missing, "last panel"),
-    },
-)
+@exercise("average-windows")
 def average_windows(answer):
     """``answer(x [F, N, C], window, attend) -> [F, N, C]``; ``attend``: [W, N, C] -> [W, N, C]."""
-    x = torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    x = torch.randn(6, 2, 3, generator=generator(4), dtype=torch.float64)
 
     def attend(panels):  # depends on who is in the window, and on the place in it
         expect(len(panels) == 3, f"attend was handed {len(panels)} panels instead of a window of 3.")
@@ -180,85 +67,38 @@ def average_windows(answer):
     got = answer(x.clone(), 3, attend)
     expect_tensor(got, (6, 2, 3))
     args = x, 3, attend
-    expect(not same(got, _sum(*args)), "These are sums: divide each panel by how many windows held it.")
+    expect(not same(got, known.sum(*args)), "These are sums: divide each panel by how many windows held it.")
     expect(
-        not same(got, _by_window_length(*args)),
+        not same(got, known.by_window_length(*args)),
         "You divide by the window's length. Panels at the ends are in fewer windows than that.",
     )
     expect(
-        not same(got, _by_number_of_windows(*args)),
+        not same(got, known.by_number_of_windows(*args)),
         "You divide by the number of windows; no panel need be in all of them.",
     )
     expect(
-        not same(got, _last_wins(*args)),
+        not same(got, known.last_wins(*args)),
         "A later window overwrites what earlier ones gave: add up, and divide at the end.",
     )
     expect(
-        not same(got, _halving(*args)),
+        not same(got, known.halving(*args)),
         "A running (old + new) / 2 halves what came first again and again: it is no mean of three.",
     )
     expect(
-        not same(got, _fed_back(*args)),
+        not same(got, known.fed_back(*args)),
         "A window reads what an earlier one has written. All read the panels as before the first window.",
     )
     expect(
-        not same(got, _one_window_missing(*args)), "The last panel is zero: its window, the last, is missing."
+        not same(got, known.one_window_missing(*args)),
+        "The last panel is zero: its window, the last, is missing.",
     )
-    expect(same(got, _average(*args)), "Some number differs.")
+    expect(same(got, known.average(*args)), "Some number differs.")
 
 
 # ---------------------------------------------------------------------------------------- bank-reads
 
 
-def _bank_reads(i, picks, window, tokens):
-    own = [(i, t) for t in range(tokens)]
-    return own + [(j, t) for j in range(window) if j != i for t in picks[j]]
-
-
-def _bank_reads_as_set(i, picks, window, tokens):
-    bank = {(j, int(t)) for j in range(window) for t in picks[j]}
-    return sorted({pair for pair in bank if pair[0] != i} | {(i, t) for t in range(tokens)})
-
-
-def _writers_read_themselves(i, picks, window, tokens):
-    return [(i, t) for t in range(tokens)] + [(j, t) for j in range(window) for t in picks[j]]
-
-
-def _own_twice(i, picks, window, tokens):
-    reads = _bank_reads(i, picks, window, tokens)
-    return reads if i < window else reads + [(i, t) for t in picks[i]]
-
-
-def _bank_only(i, picks, window, tokens):
-    return [(j, t) for j in range(window) if j != i for t in picks[j]]
-
-
-def _readers_too(i, picks, window, tokens):
-    return [(i, t) for t in range(tokens)] + [(j, t) for j in range(len(picks)) if j != i for t in picks[j]]
-
-
-def _writers_alone(i, picks, window, tokens):
-    return [(i, t) for t in range(tokens)] if i < window else _bank_reads(i, picks, window, tokens)
-
-
-def _panel_before(i, picks, window, tokens):
-    start = i // window * window
-    near = range(start, min(start + window, len(picks)))
-    return [(i, t) for t in range(tokens)] + [(j, t) for j in near if j != i for t in picks[j]]
-
-
-@exercise(
-    "bank-reads",
-    right=[_bank_reads, _bank_reads_as_set],
-    wrong={
-        "writers read themselves": (_writers_read_themselves, "its own picks are in the bank"),
-        "a reader's own tokens twice": (_own_twice, "own picks a second time"),
-        "own tokens dropped": (_bank_only, "own tokens are missing"),
-        "readers are read": (_readers_too, "never written"),
-        "writers alone": (_writers_alone, "writers read each other"),
-        "its own group instead of the bank": (_panel_before, "the first `window` panels"),
-    },
-)
+@exercise("bank-reads")
 def bank_reads(answer):
     """``answer(i, picks, window, tokens) -> list of (panel, token)``, in any order; each token once."""
     picks, window, tokens = [[0, 3], [1, 2], [2, 3], [0, 1], [1, 3], [0, 2]], 2, 4
@@ -280,85 +120,100 @@ def bank_reads(answer):
 
     got = {i: get(i) for i in range(len(picks))}
     expect(
-        not is_like(_writers_read_themselves),
+        not is_like(known.writers_read_themselves),
         "A writer reads some of its tokens twice: its own picks are in the bank too, and must be left out.",
     )
-    expect(not is_like(_own_twice), "A reader reads its own picks a second time: once is enough.")
+    expect(not is_like(known.own_twice), "A reader reads its own picks a second time: once is enough.")
     expect(
-        not is_like(_bank_only),
+        not is_like(known.bank_only),
         "A panel's own tokens are missing: it reads all of them, and the bank beside.",
     )
-    expect(not is_like(_readers_too), "Somebody reads the picks of a reader: those are never written.")
+    expect(not is_like(known.readers_too), "Somebody reads the picks of a reader: those are never written.")
     expect(
-        not is_like(_writers_alone), "The writers read each other too: they go through the U-Net together."
+        not is_like(known.writers_alone),
+        "The writers read each other too: they go through the U-Net together.",
     )
     expect(
-        not is_like(_panel_before),
+        not is_like(known.panel_before),
         "Later panels read those beside them; the bank holds the picks of the first `window` panels.",
     )
     for i in got:
         expect(max(got[i].values(), default=0) <= 1, f"Panel {i} reads a token twice.")
-    expect(is_like(_bank_reads), "Some panel reads other tokens than it should.")
+    expect(is_like(known.bank_reads), "Some panel reads other tokens than it should.")
 
 
 # ---------------------------------------------------------------------------------------- bank-bytes
 
 
-def _bank_bytes(layers, panels, steps):
-    return sum(tokens * width * 2 * panels * steps * 2 for tokens, width in layers)
-
-
-def _bank_bytes_by_numel(layers, panels, steps):
-    return steps * sum(
-        torch.empty(2 * panels, *layer, dtype=torch.half, device="meta").nbytes for layer in layers
-    )
-
-
-def _one_half(layers, panels, steps):
-    return _bank_bytes(layers, panels, steps) // 2
-
-
-def _one_step(layers, panels, steps):
-    return _bank_bytes(layers, panels, 1)
-
-
-def _keys_and_values(layers, panels, steps):
-    return _bank_bytes(layers, panels, steps) * 2
-
-
-def _whole_mask(layers, panels, steps):
-    return sum((panels * tokens) ** 2 for tokens, _ in layers) * steps
-
-
-def _no_width(layers, panels, steps):
-    return _bank_bytes([(t, 1) for t, _ in layers], panels, steps)
-
-
-@exercise(
-    "bank-bytes",
-    right=[_bank_bytes, _bank_bytes_by_numel],
-    wrong={
-        "one half of guidance": (_one_half, "both halves"),
-        "one step": (_one_step, "every step"),
-        "float32, or keys and values": (_keys_and_values, "twice too much"),
-        "the mask": (_whole_mask, "mask"),
-        "width forgotten": (_no_width, "width"),
-    },
-)
+@exercise("bank-bytes")
 def bank_bytes(answer):
-    """``answer(layers, panels, steps) -> bytes``; layers: (tokens, width) of each."""
-    layers, panels, steps = [(16, 6), (64, 4), (64, 4)], 3, 5
-    got = expect_number(answer(list(layers), panels, steps))
-    args = layers, panels, steps
-    expect(got != _one_half(*args), "That is half of it: both halves of guidance are kept.")
-    expect(got != _one_step(*args), "That is one step. The released bank keeps every step.")
+    """``answer(layers, panels, memory) -> steps``, a whole number; layers: (tokens, width) of each."""
+    layers, panels = [(16, 6), (64, 4), (64, 4)], 3
+    for memory in (40_000, 29_184, 7_295):
+        got = expect_number(answer(list(layers), panels, memory))
+        args = layers, panels, memory
+        want = known.steps_that_fit(*args)
+        if got == want:
+            continue
+        for mistake, hint in (
+            (
+                known.bytes_instead,
+                "Those are bytes of so many steps; asked is how many steps fit into the bytes.",
+            ),
+            (known.one_half, "That is twice too many: both halves of guidance are kept."),
+            (
+                known.keys_and_values,
+                "That is half of it: a number takes 2 bytes in fp16, and hidden states are kept, from which "
+                "keys and values are made again.",
+            ),
+            (known.one_byte, "A number in fp16 takes more than a byte."),
+            (known.rounded_up, "The last of these steps does not fit: round down."),
+            (
+                known.whole_mask,
+                "That counts a mask of panels x tokens squared; the bank holds hidden states.",
+            ),
+            (known.no_width, "A token is a vector: its width is missing."),
+        ):
+            expect(got != mistake(*args), hint)
+        expect(got == int(got), f"{float(got):.2f} steps: return whole steps.")
+        expect(False, f"For {layers}, {panels} panels and {memory} bytes the number differs.")
+
+
+# ---------------------------------------------------------------------------------------- mend-windows-step
+
+
+@exercise("mend-windows-step")
+def mend_windows_step(answer):
+    """``answer(x [F, C, h, w], windows, predict, step) -> [F, C, h, w]``, all panels one step further."""
+    x = torch.randn(5, 2, 3, 3, generator=generator(71), dtype=torch.float64)
+    windows = [[0, 1, 2], [1, 2, 3], [2, 3, 4]]
+    args, given = (x, windows, _predict, _step), x.clone()
+    got = answer(given, windows, _predict, _step)
+    expect_tensor(got, x.shape)
     expect(
-        got != _keys_and_values(*args),
-        "That is twice too much: a number takes 2 bytes in fp16, and hidden states are kept, from which keys "
-        "and values are made again.",
+        not same(got, known.stepped_in_the_loop(*args)),
+        "Nothing is mended yet: count how many steps the third panel goes.",
     )
     expect(
-        got != _whole_mask(*args), "That is a mask of panels x tokens squared; the bank holds hidden states."
+        not same(got, known.stepped_without_counts(*args)),
+        "Each panel goes one step now, but with the sum of its predictions: divide by its windows.",
     )
-    expect(got != _no_width(*args), "A token is a vector: its width is missing.")
-    expect(got == _bank_bytes(*args), f"For {layers}, {panels} panels and {steps} steps the number differs.")
+    expect(
+        not same(got, known.stepped_with_the_last(*args)),
+        "Each panel goes one step now, but with the prediction of its last window alone.",
+    )
+    expect(
+        not same(got, known.stepped_by_the_window(*args)),
+        "The sum is divided by the same number for all panels; those at the ends are in fewer windows.",
+    )
+    expect(same(got, known.stepped_once(*args)), "Some number differs.")
+    expect(torch.equal(given, x), "The numbers are right, but the input was changed: step from a copy.")
+
+
+def _predict(part):
+    """A prediction that depends on the other panels of the window."""
+    return part.tanh() + part.mean(0)
+
+
+def _step(prediction, part):
+    return 0.9 * part - 0.3 * prediction

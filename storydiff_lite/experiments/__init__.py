@@ -6,37 +6,28 @@ from . import (
     cast,
     comparison,
     consistency,
+    defaults,
     failures,
     identity,
     long_stories,
     lora,
     motion,
+    neighbours,
     passages,
     records,
     repeats,
     sharing,
+    spaces,
     video,
 )
 from .consistency import measure, settings, story
 from .identity import identity_settings, measure_identity, people
-from .records import load, mean_and_interval, summary
+from .records import load, mean_and_interval, quote, summary
 
+_FIRST = consistency, identity, lora, sharing, failures, comparison, long_stories, repeats, motion
 EXPERIMENTS = {
     module.__name__.rpartition(".")[2]: module.EXPERIMENT
-    for module in (
-        consistency,
-        identity,
-        lora,
-        sharing,
-        failures,
-        comparison,
-        long_stories,
-        repeats,
-        motion,
-        video,
-        passages,
-        cast,
-    )
+    for module in (*_FIRST, spaces, video, passages, cast, defaults, neighbours)
 }
 
 __all__ = [
@@ -48,6 +39,7 @@ __all__ = [
     "measure",
     "measure_identity",
     "people",
+    "quote",
     "records",
     "settings",
     "story",
@@ -55,6 +47,6 @@ __all__ = [
 ]
 
 
-def fingerprint(name: str = "consistency") -> dict[str, str]:
-    """SHA-256 of the code and of the weights that a record measures."""
+def fingerprint(name: str = "consistency") -> dict:
+    """SHA-256 of each part of the weights that a record measures."""
     return EXPERIMENTS[name].fingerprint()

@@ -1,65 +1,68 @@
 """Do two characters keep apart? (chapter 10)
 
-Twenty stories of six panels in 15 steps: each of two characters of different species alone in two panels, and
+Stories of six panels in 12 steps: each of two characters of different species alone in two panels, and
 both together in two. Nothing but species, action and scene is named, so that looks are free.
 
 *own*: agreement of looks between the two panels of one character; *leak*: between a panel of one and a panel
-of the other, which chance alone would make about as low as without sharing. Of the panels with both, the left
-and the right part are read, one character each: *pair* is the agreement of each half with the panels that its
-character has for itself, *twins* of the two halves with each other.
+of the other, which chance alone would make about as low as without sharing. Panels with both are cut around
+the places where the two stand (`crops`): *pair* is the agreement of each part with the panels that its
+character has for itself, *twins* of the two parts with each other, *both* the share of these panels in which
+both species are read. How well the judge reads such parts of true pictures stands in ``crops``.
 """
 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import product
 
 import torch
+import torch.nn.functional as F
 
-from .. import world
-from ..cast import CastSharing
-from ..judge import FREE, StoryJudge, agreement, faithfulness
-from ..pipeline import StoryPipeline
+from .. import weights, world
+from ..cast import by_character
+from ..judge import FREE, StoryJudge, faithfulness
 from ..story import Panel
-from .records import Experiment, header, short, sweep
-from .sharing import STEPS
+from ..training.data import draw
+from .consistency import STEPS, story_experiment
+from .records import clean_panels, mean_agreement, reading, short
 
-KINDS = ("own", "leak", "pair", "twins", "fidelity")
+KINDS = ("own", "leak", "pair", "twins", "both", "fidelity", "clean")
 
-#: who is in each panel: the first, the second, both
-WHO = ((0,), (1,), (0, 1), (1,), (0,), (0, 1))
+SIDES = ("left", "right")
+#: where the two of a panel stand, in picture widths; where feet stand, in picture heights
+PLACES, FEET = (0.25, 0.75), 0.92
+#: side of what is cut out around one of two, in picture heights: so that body and picture are to each other
+#: as in the pictures of one that the judge learnt from
+CROP = 0.7
+#: characters of each panel: the first, the second, both
+CAST = ((0,), (1,), (0, 1), (1,), (0,), (0, 1))
 
 
-class Overlapping(CastSharing):
+def overlapping(reader, other):
     """A panel reads every panel that shows one of its characters, also together with another."""
-
-    @staticmethod
-    def lends(reader, other):
-        return bool(reader & other)
+    return bool(reader & other)
 
 
-class Everyone(CastSharing):
+def everyone(reader, other):
     """A panel reads every panel."""
-
-    @staticmethod
-    def lends(reader, other):
-        return bool(reader) and bool(other)
+    return bool(reader) and bool(other)
 
 
-RULES = {"everyone": Everyone, "overlapping": Overlapping, "by character": CastSharing}
+RULES = {"everyone": everyone, "overlapping": overlapping, "by character": by_character}
 
 
 def two(i: int) -> list[Panel]:
     """The i-th story of two characters."""
     rng = random.Random(f"cast/{i}")
     first, second = rng.sample(world.SPECIES, 2)
-    who = [world.article(s) for s in (first, second)]
-    scenes = rng.sample(tuple(world.SCENES.values()), len(WHO))
+    names = [world.article(s) for s in (first, second)]
+    scenes = rng.sample(tuple(world.SCENES.values()), len(CAST))
     panels = []
-    for some, scene in zip(WHO, scenes, strict=True):
-        did = rng.sample(tuple(world.ACTIONS.values()), len(some))
-        text = " and ".join(f"{who[k]} {d}" for k, d in zip(some, did, strict=True))
-        panels.append(Panel(f"{text} {scene}", characters=tuple("AB"[k] for k in some)))
+    for characters, scene in zip(CAST, scenes, strict=True):
+        actions = rng.sample(tuple(world.ACTIONS.values()), len(characters))
+        text = " and ".join(f"{names[k]} {action}" for k, action in zip(characters, actions, strict=True))
+        panels.append(Panel(f"{text} {scene}", characters=tuple("AB"[k] for k in characters)))
     return panels
 
 
@@ -69,70 +72,80 @@ def cast_settings() -> dict[str, dict]:
     return out | {name: {"consistency": 0.5, "rule": name} for name in RULES}
 
 
-def halves(images):
-    """Left and right part of pictures [B, 3, S, S]: the square, five eighths high, that holds one of two."""
+def crops(images):
+    """Left and right character of pictures [B, 3, S, S]: a square around the place where each of two stands
+    (`world.random_actor`), as large beside its character as a picture of one; edges are repeated outwards.
+    """
     s = images.shape[-1]
-    size, top = s * 5 // 8, s * 5 // 16
-    rows = images[..., top : top + size, :]
-    return rows[..., :size], rows[..., -size:]
+    side = round(CROP * s)
+    wide = F.pad(images, (side,) * 4, mode="replicate")
+    bottom = side + round((FEET + (1 - FEET) * CROP) * s)
+    lefts = (side + round((x * s) - side / 2) for x in PLACES)
+    return tuple(wide[..., bottom - side : bottom, x : x + side] for x in lefts)
 
 
 def read_story(judge, images):
     """What the judge reads: names of the first's panels, the second's, and (left, right) of those of both."""
-    alone = [judge.names(images[[j for j, who in enumerate(WHO) if who == (k,)]]) for k in (0, 1)]
-    both = images[[j for j, who in enumerate(WHO) if len(who) == 2]]
-    return alone, list(zip(*(judge.names(part) for part in halves(both)), strict=True))
+    single = [judge.names(images[[j for j, shown in enumerate(CAST) if shown == (k,)]]) for k in (0, 1)]
+    both = images[[j for j, shown in enumerate(CAST) if len(shown) == 2]]
+    return single, list(zip(*(judge.names(part) for part in crops(both)), strict=True))
 
 
-def mean_agreement(pairs):
-    """Mean over pairs of names, attribute by attribute."""
-    found = [agreement(list(pair), FREE) for pair in pairs]
-    return short({k: sum(f[k] for f in found) / len(found) for k in found[0]})
-
-
-def measure_cast(pipe, judge, setting, numbers, batch_size=4, **call):
-    """One row per story number."""
-    before, told = pipe.cast_sharing, [two(i) for i in numbers]
+def measure_cast(pipe, judge, setting, numbers, batch_size=1, defects=None, **call):
+    """One row per story number; ``defects`` as of `measure`."""
+    before, stories = pipe.reading_rule, [two(i) for i in numbers]
     call = {"num_inference_steps": STEPS, "output_type": "pt", "batch_size": batch_size} | call
     try:
-        pipe.cast_sharing = RULES[setting["rule"]]
-        drawn = pipe.tell_many(told, numbers, consistency=setting["consistency"], **call)
+        pipe.reading_rule = RULES[setting["rule"]]
+        drawn = pipe.tell_many(stories, numbers, consistency=setting["consistency"], **call)
     finally:
-        pipe.cast_sharing = before
+        pipe.reading_rule = before
     rows = []
-    for i, panels, output in zip(numbers, told, drawn, strict=True):
+    for i, panels, output in zip(numbers, stories, drawn, strict=True):
         (first, second), both = read_story(judge, output.images)
-        single = [j for j, who in enumerate(WHO) if len(who) == 1]
-        names, prompts = judge.names(output.images[single]), [panels[j].prompt for j in single]
-        rows.append(
-            {
-                "seed": i,
-                "own": mean_agreement([first, second]),
-                "leak": mean_agreement(product(first, second)),
-                "pair": mean_agreement(
-                    [
-                        (half, one)
-                        for pair in both
-                        for half, own in zip(pair, (first, second), strict=True)
-                        for one in own
-                    ]
-                ),  # fmt: skip
-                "twins": mean_agreement(both),
-                "fidelity": short(faithfulness(names, prompts)),
-            }
-        )
+        single, together = ([j for j, shown in enumerate(CAST) if len(shown) == n] for n in (1, 2))
+        (names, read), prompts = reading(judge, output.images[single]), [panels[j].prompt for j in single]
+        halves = (half for pair in both for half in zip(pair, (first, second), strict=True))
+        row = {
+            "seed": i,
+            "own": short(mean_agreement([first, second])),
+            "leak": short(mean_agreement(product(first, second))),
+            "pair": short(mean_agreement((part, one) for part, own in halves for one in own)),
+            "twins": short(mean_agreement(both)),
+            "both": shown(both, [panels[j].prompt for j in together]),
+            "fidelity": short(faithfulness(names, prompts)),
+        }
+        row |= with_crops(read, judge, output.images[together])
+        rows.append(row | clean_panels(defects, output.images, [p.prompt for p in panels]))
     return rows
 
 
-def reading_halves(judge, pictures=200, size=64):
-    """How well the judge reads such parts: share of right answers on drawn pictures of two, by attribute."""
-    rng, right = random.Random("halves"), {k: 0 for k in ("species", *FREE)}
+def shown(both, prompts):
+    """Share of panels of two in which one of the two species asked for is read on each side, in any order."""
+    asked = [{world.mentioned(part)["species"] for part in p.split(" and ")} for p in prompts]
+    hits = [{part["species"] for part in pair} == want for pair, want in zip(both, asked, strict=True)]
+    return {"mean": sum(hits) / len(hits)}
+
+
+def with_crops(read, judge, images):
+    """The `reading` of panels of one, and of both characters of those of two."""
+    parts = [reading(judge, part, FREE)[1] for part in crops(images)]
+    names = {f"{k}, {side}": v for side, p in zip(SIDES, parts, strict=True) for k, v in p["read"].items()}
+    return {"lead": min(r["lead"] for r in (read, *parts)), "read": read["read"] | names}
+
+
+def reading_crops(judge, pictures=200, size=None):
+    """How well the judge reads such parts: share of right answers on pictures of two, by attribute, drawn as
+    large as the model draws or in ``size`` pixels.
+    """
+    size = size or weights.picture_size()
+    rng, right = random.Random("halves"), {k: 0 for k in ("species", "action", *FREE)}
     drawn = []
     for _ in range(pictures):
-        who = [world.Character.random(rng, species=s) for s in rng.sample(world.SPECIES, 2)]
-        drawn.append(world.random_group(rng, who))
-    images = torch.stack([judge.pixels([world.render(p, size)])[0].cpu() / 2 + 0.5 for p in drawn])
-    for side, part in enumerate(halves(images)):
+        characters = [world.Character.random(rng, species=s) for s in rng.sample(world.SPECIES, 2)]
+        drawn.append(world.random_group(rng, characters))
+    images = torch.stack([torch.tensor(draw(p, size)) / 255 for p in drawn])
+    for side, part in enumerate(crops(images)):
         for picture, read in zip(drawn, judge.names(part), strict=True):
             truth = world.labels(picture, side)
             for k in right:
@@ -140,25 +153,14 @@ def reading_halves(judge, pictures=200, size=64):
     return {k: round(n / (2 * pictures), 4) for k, n in right.items()}
 
 
-def cast(stories=20, device="cpu", only=None):
-    """Every setting of `cast_settings`, the same stories and seeds in each."""
-    pipe = StoryPipeline.from_pretrained("micro").to(device)
-    pipe.set_progress_bar_config(disable=True)
-    judge = StoryJudge.load(device=device)
-    record = header("cast", stories, len(WHO), steps=STEPS) | EXPERIMENT.fingerprint()
-    record["halves"] = reading_halves(judge)
-
-    def rows_of(setting):
-        return measure_cast(pipe, judge, setting, range(stories))
-
-    return sweep(record, cast_settings(), rows_of, KINDS, only)
+STORIES = story_experiment(
+    "cast", cast_settings, measure_cast, KINDS, panels=len(CAST), stories=16, golden=("by character",)
+)
 
 
-EXPERIMENT = Experiment(
-    cast,
-    ("attention.py", "cast.py", "guidance.py", "pipeline.py", "judge.py"),
-    (two, cast_settings, halves, read_story, mean_agreement, measure_cast, reading_halves,
-     Overlapping, Everyone),
-    ("micro", "judge"),
-    stories=20,
-)  # fmt: skip
+def run(stories, device="cpu") -> dict:
+    """The record: the same stories and seeds under every setting, and `reading_crops`."""
+    return STORIES.run(stories, device) | {"crops": reading_crops(StoryJudge.load(device=device))}
+
+
+EXPERIMENT = replace(STORIES, run=run)

@@ -1,7 +1,7 @@
 """The paper's Table 1 at this scale: no sharing, consistent self-attention, ID fusion, both, and an
 IP-Adapter (chapter 05).
 
-A hundred stories of four panels in 15 steps.  Where reference pictures are given, they are four pictures of a
+Stories of four panels in 12 steps.  Where reference pictures are given, they are four pictures of a
 character of the story's species that neither the identity encoder nor the adapter ever saw.  The IP-Adapter
 is diffusers' own, driven by diffusers' own pipeline, from the same noise.
 
@@ -22,15 +22,15 @@ import torch.nn.functional as F
 from diffusers import StableDiffusionXLPipeline
 
 from .. import weights, world
-from ..judge import FREE, StoryJudge, faithfulness
+from ..denoising import initial_noise
+from ..judge import FREE, faithfulness
 from ..judge import agreement as agreement_of
-from ..pipeline import StoryPipeline
-from ..training.identity import with_trigger, withheld
-from .consistency import story
-from .records import Experiment, header, short, sweep
-from .sharing import STEPS
+from ..motion import fit_pixels
+from ..training.identity import with_trigger
+from .consistency import STEPS, story, story_experiment
+from .records import clean_panels, reading, short
 
-KINDS = ("agreement", "fidelity", "identity", "micro_clip_text", "micro_clip_character")
+KINDS = ("agreement", "fidelity", "clean", "identity", "micro_clip_text", "micro_clip_character")
 
 #: the paper's Table 1: text-image and character similarity, by CLIP
 PAPER = {"IP-Adapter": (0.6129, 0.8802), "PhotoMaker": (0.6541, 0.8924), "StoryDiffusion": (0.6586, 0.8950)}
@@ -39,10 +39,8 @@ PAPER = {"IP-Adapter": (0.6129, 0.8802), "PhotoMaker": (0.6541, 0.8924), "StoryD
 def references(i: int, n: int = 4) -> list[world.Picture]:
     """Pictures of a character that nothing was trained on, of the species of the i-th story."""
     rng = random.Random(f"references/{i}")
-    while True:
-        who = world.Character.random(rng, species=world.SPECIES[i % len(world.SPECIES)])
-        if withheld(who):
-            return world.random_strip(rng, n, who)
+    character = world.random_character(rng, kept=True, species=world.SPECIES[i % len(world.SPECIES)])
+    return world.random_strip(rng, n, character)
 
 
 def comparison_settings() -> dict[str, dict]:
@@ -61,7 +59,8 @@ def micro_clip(pipe, images, prompts):
     """Mean cosine of pictures [F, 3, H, W] in 0..1 with their prompts, and of pictures with each other."""
     ids = pipe.tokenizer_2(prompts, padding="max_length", max_length=77, return_tensors="pt").input_ids
     text = F.normalize(pipe.text_encoder_2(ids.to(pipe.device)).text_embeds, dim=-1)  # [F, P]
-    seen = F.normalize(pipe.image_encoder(images.to(pipe.device) * 2 - 1).image_embeds, dim=-1)  # [F, P]
+    pixels = fit_pixels(pipe.image_encoder, images.to(pipe.device) * 2 - 1)
+    seen = F.normalize(pipe.image_encoder(pixels).image_embeds, dim=-1)  # [F, P]
     pairs = [float(seen[i] @ seen[j]) for i, j in combinations(range(len(seen)), 2)]
     return float((text * seen).sum(-1).mean()), sum(pairs) / len(pairs)
 
@@ -88,7 +87,7 @@ def tell_with_adapter(
     """Pictures [F, 3, H, W] in 0..1 of each story, from the noise that ``pipe`` would begin with."""
     side = pipe.unet.config.sample_size
     for prompts, seed, pictures in zip(stories, seeds, images, strict=True):
-        noise, generator = pipe._noise([seed], len(prompts), (4, side, side), False, None, None)
+        noise, generator = initial_noise([seed], len(prompts), (4, side, side))
         yield plain(
             prompts,
             ip_adapter_image=[pictures],
@@ -100,24 +99,24 @@ def tell_with_adapter(
         ).images
 
 
-def measure_comparison(pipe, judge, setting, numbers, batch_size=4, **call):
-    """One row per story number."""
-    told = [story(i) for i in numbers]
+def measure_comparison(pipe, judge, setting, numbers, batch_size=1, defects=None, **call):
+    """One row per story number; ``defects`` as of `measure`."""
+    stories = [story(i) for i in numbers]
     albums = [references(i) for i in numbers]
     n, images, adapter = setting["references"], None, setting.get("adapter", False)
     if n:
-        told = told if adapter else [[with_trigger(p) for p in s] for s in told]
+        stories = stories if adapter else [[with_trigger(p) for p in s] for s in stories]
         size = pipe.unet.config.sample_size * pipe.vae_scale_factor
         images = [[world.render(p, size) for p in album[:n]] for album in albums]
     call = {"num_inference_steps": STEPS, "output_type": "pt", "batch_size": batch_size} | call
     if adapter:
-        drawn = tell_with_adapter(pipe, with_adapter(pipe), told, numbers, images, **call)
+        drawn = tell_with_adapter(pipe, with_adapter(pipe), stories, numbers, images, **call)
     else:
         call["consistency"] = setting["consistency"]
-        drawn = (o.images for o in pipe.tell_many(told, numbers, id_images=images, **call))
+        drawn = (o.images for o in pipe.tell_many(stories, numbers, id_images=images, **call))
     rows = []
     for i, album, pictures in zip(numbers, albums, drawn, strict=True):
-        names, truth, prompts = judge.names(pictures), world.labels(album[0]), story(i)
+        (names, read), truth, prompts = reading(judge, pictures), world.labels(album[0]), story(i)
         text, character = micro_clip(pipe, pictures, prompts)
         identity = {k: sum(r[k] == truth[k] for r in names) / len(names) for k in FREE}
         rows.append(
@@ -129,26 +128,24 @@ def measure_comparison(pipe, judge, setting, numbers, batch_size=4, **call):
                 "micro_clip_text": short({"mean": text}),
                 "micro_clip_character": short({"mean": character}),
             }
+            | read
+            | clean_panels(defects, pictures, prompts)
         )
     return rows
 
 
-def comparison(stories=100, device="cpu", only=None):
-    """Every setting of `comparison_settings`, the same stories, seeds and references in each."""
-    pipe = StoryPipeline.from_pretrained("micro").to(device).load_identity("micro")
-    pipe.set_progress_bar_config(disable=True)
-    judge = StoryJudge.load(device=device)
-    record = header("comparison", stories, 4, steps=STEPS) | EXPERIMENT.fingerprint()
-
-    def rows_of(setting):
-        return measure_comparison(pipe, judge, setting, range(stories))
-
-    return sweep(record, comparison_settings(), rows_of, KINDS, only)
+def rows(pipe, judge, setting, seeds, **more):
+    """`measure_comparison` of these stories."""
+    pipe.load_identity("micro")
+    return measure_comparison(pipe, judge, setting, seeds, **more)
 
 
-EXPERIMENT = Experiment(
-    comparison,
-    ("attention.py", "identity.py", "tokens.py", "guidance.py", "pipeline.py", "judge.py"),
-    (story, references, comparison_settings, micro_clip, with_adapter, tell_with_adapter, measure_comparison),
-    ("micro", "judge", "identity", "ip_adapter"),
+EXPERIMENT = story_experiment(
+    "comparison",
+    comparison_settings,
+    rows,
+    KINDS,
+    also=("micro/image_encoder", "identity", "ip_adapter"),
+    stories=16,
+    golden=("both", "IP-Adapter"),
 )

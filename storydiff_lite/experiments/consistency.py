@@ -5,9 +5,13 @@ from __future__ import annotations
 import random
 
 from .. import world
+from ..defects import DefectJudge
 from ..judge import FREE, StoryJudge, agreement, faithfulness
 from ..pipeline import StoryPipeline
-from .records import Experiment, header, short, sweep
+from .records import PANELS, Experiment, clean_panels, header, reading, short, sweep
+
+KINDS = ("agreement", "fidelity", "clean")
+STEPS = 12  # denoising steps: what the model draws with by default
 
 
 def story(i: int, panels: int = 4) -> list[str]:
@@ -15,12 +19,10 @@ def story(i: int, panels: int = 4) -> list[str]:
     free.
     """
     rng = random.Random(f"story/{i}")
-    who = world.article(world.SPECIES[i % len(world.SPECIES)])
-    actions, scenes = (
-        rng.sample(tuple(world.ACTIONS.values()), panels),
-        rng.sample(tuple(world.SCENES.values()), panels),
-    )
-    return [f"{who} {a} {s}" for a, s in zip(actions, scenes, strict=True)]
+    species = world.article(world.SPECIES[i % len(world.SPECIES)])
+    actions = rng.sample(tuple(world.ACTIONS.values()), panels)
+    scenes = rng.sample(tuple(world.SCENES.values()), panels)
+    return [f"{species} {a} {s}" for a, s in zip(actions, scenes, strict=True)]
 
 
 def settings() -> dict[str, dict]:
@@ -33,8 +35,8 @@ def settings() -> dict[str, dict]:
     return out
 
 
-def measure(pipe, judge, setting, stories, seeds=None, batch_size=4, also=None):
-    """One row per story: agreement of the free attributes, fidelity to the prompts, and what was read.
+def measure(pipe, judge, setting, stories, seeds=None, batch_size=None, also=None, defects=None):
+    """One row per story: agreement of the free attributes, fidelity to the prompts, and `reading`.
 
     Parameters
     ----------
@@ -43,46 +45,90 @@ def measure(pipe, judge, setting, stories, seeds=None, batch_size=4, also=None):
     stories : list of lists of prompts
     seeds : list of int, optional
         0, 1, 2, ... by default.
+    batch_size : int, optional
+        Stories that go through the U-Net together: by default 4 on a GPU, and 1 on a CPU, whose caches
+        hold no more.
     also : callable, optional
         ``also(names, prompts, images) -> dict`` of more to put into a row; ``names`` is what was read.
+    defects : DefectJudge, optional
+        Puts the fraction of clean panels into each row, as ``"clean": {"mean": 0..1}``.
     """
     seeds = list(range(len(stories))) if seeds is None else seeds
-    rows = []
+    rows, batch_size = [], batch_size or (1 if pipe.device.type == "cpu" else 4)
+    how = {"batch_size": batch_size, "output_type": "pt"} | setting
     for i in range(0, len(stories), batch_size):
-        some, their = stories[i : i + batch_size], seeds[i : i + batch_size]
-        for told, prompts, seed in zip(
-            pipe.tell_many(some, their, batch_size=batch_size, output_type="pt", **setting),
-            some,
-            their,
-            strict=True,
-        ):
-            names = judge.names(told.images)
-            rows.append(
-                {
-                    "story": prompts,
-                    "seed": seed,
-                    "agreement": short(agreement(names, FREE)),
-                    "fidelity": short(faithfulness(names, prompts)),
-                    "read": [{k: n[k] for k in FREE} for n in names],
-                }
-                | (also(names, prompts, told.images) if also else {})
-            )
+        batch, their = stories[i : i + batch_size], seeds[i : i + batch_size]
+        for output, prompts, seed in zip(pipe.tell_many(batch, their, **how), batch, their, strict=True):
+            names, read = reading(judge, output.images)
+            found = {
+                "agreement": short(agreement(names, FREE)),
+                "fidelity": short(faithfulness(names, prompts)),
+            }
+            found |= read | clean_panels(defects, output.images, prompts)
+            found |= also(names, prompts, output.images) if also else {}
+            rows.append({"story": prompts, "seed": seed} | found)
     return rows
 
 
-def consistency(stories=100, device="cpu", only=None):
-    """Stories of four panels under every setting of `settings`; the same stories and seeds in each."""
+def pipe_and_judge(device="cpu"):
+    """The shipped ones."""
     pipe = StoryPipeline.from_pretrained("micro").to(device)
     pipe.set_progress_bar_config(disable=True)
-    judge = StoryJudge.load(device=device)
-    told = [story(i) for i in range(stories)]
-    record = header("consistency", stories, 4) | EXPERIMENT.fingerprint()
-    return sweep(record, settings(), lambda setting: measure(pipe, judge, setting, told), only=only)
+    return pipe, StoryJudge.load(device=device)
 
 
-EXPERIMENT = Experiment(
-    consistency,
-    ("attention.py", "guidance.py", "pipeline.py", "judge.py"),
-    (story, settings, measure),
-    ("micro", "judge"),
+def pipe_and_judges(device="cpu"):
+    """`pipe_and_judge`, and the judge of defects."""
+    return *pipe_and_judge(device), DefectJudge.load(device=device)
+
+
+def story_experiment(
+    name, settings, rows, kinds=KINDS, panels=4, seeds=range, summarize=None, about=None, also=(), **more
+) -> Experiment:
+    """The experiment that measures, under every setting, the same stories with the shipped weights.
+
+    Parameters
+    ----------
+    name : str
+        Of the record.
+    settings : callable
+        ``settings() -> {name: setting}``
+    rows : callable
+        ``rows(pipe, judge, setting, seeds, defects=...)``, a row for each seed.
+    panels : int
+        Of a story.
+    seeds : callable
+        ``seeds(stories)``, those of so many stories; 0, 1, 2, ... by default.
+    summarize : callable, optional
+        As of `records.sweep`.
+    about : dict, optional
+        More of the record's `header`; the steps by default.
+    also : tuple of str
+        Weights that the numbers depend on besides those that draw and the judge's.
+    **more
+        Of `Experiment`.
+    """
+
+    def opened(device="cpu"):
+        pipe, judge, defects = pipe_and_judges(device)
+        return lambda setting, seeds: rows(pipe, judge, setting, list(seeds), defects=defects)
+
+    def run(stories, device="cpu"):
+        rows_of, numbers = opened(device), seeds(stories)
+        record = header(name, stories, panels, **{"steps": STEPS} if about is None else about)
+        record |= {"seeds": f"{numbers[0]}..{numbers[-1]}"} | what.fingerprint()
+        return sweep(record, settings(), lambda s: rows_of(s, numbers), kinds, summarize=summarize)
+
+    what = Experiment(run, opened, kinds, (*PANELS, "judge", *also), **more)
+    return what
+
+
+def rows(pipe, judge, setting, seeds, **more):
+    """`measure` of the stories of these seeds."""
+    call = {"num_inference_steps": STEPS} | setting
+    return measure(pipe, judge, call, [story(i) for i in seeds], seeds, **more)
+
+
+EXPERIMENT = story_experiment(
+    "consistency", settings, rows, KINDS, stories=60, golden=("rate 1, all layers, one noise",)
 )

@@ -12,10 +12,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from .. import world
-from ..training.data import draw
 
+#: pixels of the frames that are looked at, like the judge's: twice as many take seven times as long and find
+#: true frames no better
+SIZE = 64
 #: joints that are compared
 PARTS = ("hip", "body", "head", "hand_l", "hand_r", "foot_l", "foot_r")
 #: parts of an actor that are not the character
@@ -24,7 +27,7 @@ NOT = ("shadow", "prop")
 
 @dataclass
 class Bank:
-    """One actor of a clip, cut out of each of its frames.
+    """One actor of a clip or a passage, cut out of each of its frames.
 
     Parameters
     ----------
@@ -43,33 +46,50 @@ class Bank:
     scenes: torch.Tensor
 
 
-def cut_out(clip, actor=0, frames=16, size=64) -> dict[str, np.ndarray]:
-    """An actor, out of all frames of its clip: what a `Bank` holds, as arrays."""
-    masks, colours, joints, scenes = [], [], [], []
-    for picture in clip.frames(frames):
-        alone = replace(picture, actors=(picture.actors[actor],))
-        others = replace(picture, actors=picture.actors[:actor] + picture.actors[actor + 1 :])
+def cut_out(transition, actor=0, frames=16, size=SIZE) -> dict[str, np.ndarray]:
+    """An actor, out of all frames of its clip or passage: what a `Bank` holds, as arrays."""
+    out = {"masks": [], "colours": [], "joints": [], "scenes": []}
+    for i in range(frames):
+        single, drawn, others = _apart(transition, actor, i / (frames - 1), size)
         mask = np.zeros((size, size), bool)
-        for name, m in world.masks(alone, size).items():
+        for name, m in world.masks(single, size).items():
             if name[0].isdigit() and name.split(".")[1] not in NOT:
                 mask |= m
-        masks.append(mask)
-        colours.append(draw(alone, size) / 255 * mask)
-        scenes.append(draw(others, size) / 255)
-        at = world.joints(alone)
-        joints.append([at[f"0.{p}"] for p in PARTS])
-    found = {"masks": masks, "colours": colours, "joints": joints, "scenes": scenes}
-    return {k: np.array(v, np.float32) for k, v in found.items()}
+        at = world.joints(single)
+        out["masks"].append(mask)
+        out["colours"].append(_values(drawn) * mask)
+        out["joints"].append([at[f"0.{p}"] for p in PARTS])
+        out["scenes"].append(_values(others))
+    return {k: np.array(v, np.float32) for k, v in out.items()}
 
 
-def cut_out_all(clip, frames=16, size=64) -> list[dict[str, np.ndarray]]:
-    """`cut_out` of every actor of a clip."""
-    return [cut_out(clip, a, frames, size) for a in range(len(clip.actors))]
+def _apart(transition, k, t, size):
+    """At time ``t``: the actor number k alone, as a `world.Picture` and drawn; all but that actor, drawn."""
+    if isinstance(transition, world.PanelTransition):  # two scenes, one of which dissolves into the other
+        actors, last = transition.actors(t), transition.last
+        single = world.Picture(last.scene, (actors[k],), last.seed)
+        return single, *(transition.image(t, size, a) for a in ((actors[k],), actors[:k] + actors[k + 1 :]))
+    picture = transition.picture(t)
+    actors = picture.actors
+    single, others = (replace(picture, actors=a) for a in ((actors[k],), actors[:k] + actors[k + 1 :]))
+    return single, world.render(single, size), world.render(others, size)
 
 
-def bank(clip, actor=0, frames=16, size=64) -> Bank:
-    """The `Bank` of an actor of a clip."""
-    return as_bank(cut_out(clip, actor, frames, size))
+def _values(image):
+    """A PIL picture as [3, S, S] of 0..1."""
+    return np.asarray(image).transpose(2, 0, 1) / 255
+
+
+def characters(transition) -> tuple[world.Character, ...]:
+    """Who is in a clip or a passage, in the order in which `cut_out` counts them."""
+    if isinstance(transition, world.PanelTransition):
+        return tuple(actor.character for actor, _ in transition.ways())
+    return transition.actors
+
+
+def cut_out_all(transition, frames=16, size=SIZE) -> list[dict[str, np.ndarray]]:
+    """`cut_out` of everybody in a clip or a passage."""
+    return [cut_out(transition, k, frames, size) for k in range(len(characters(transition)))]
 
 
 def as_bank(arrays) -> Bank:
@@ -77,9 +97,9 @@ def as_bank(arrays) -> Bank:
     return Bank(**{k: torch.from_numpy(v) for k, v in arrays.items()})
 
 
-def banks(clip, frames=16, size=64) -> list[Bank]:
-    """A `Bank` for each actor of a clip."""
-    return [as_bank(arrays) for arrays in cut_out_all(clip, frames, size)]
+def banks(transition, frames=16, size=SIZE) -> list[Bank]:
+    """A `Bank` for everybody in a clip or a passage, in the order of `characters`."""
+    return [as_bank(arrays) for arrays in cut_out_all(transition, frames, size)]
 
 
 @torch.no_grad()
@@ -88,8 +108,8 @@ def find(video, bank: Bank, reach=0.6, without_own=False):
 
     Parameters
     ----------
-    video : Tensor [..., F, 3, S, S]
-        0..1, as many frames as the bank has scenes.
+    video : Tensor [..., F, 3, H, W]
+        0..1, as many frames as the bank has scenes; shrunk to the size of these where they are larger.
     bank : Bank
         Its tensors may have the same leading axes (`stacked`).
     reach : float
@@ -102,8 +122,9 @@ def find(video, bank: Bank, reach=0.6, without_own=False):
     Tensor [..., F, J, 2]
         In picture heights.
     """
-    size = video.shape[-1]
-    f, b = video.float(), bank.scenes.to(video.device)
+    b = bank.scenes.to(video.device)
+    size = b.shape[-1]
+    f = F.adaptive_avg_pool2d(video.float().flatten(0, -4), size).unflatten(0, video.shape[:-3])
     m, c = bank.masks.to(video.device), bank.colours.to(video.device)
     wide = (2 * size, 2 * size)
 
@@ -132,9 +153,7 @@ def find(video, bank: Bank, reach=0.6, without_own=False):
 
 def stacked(banks) -> Bank:
     """Banks of n actors as one, with a leading axis."""
-    return Bank(
-        *(torch.stack([getattr(b, k) for b in banks]) for k in ("masks", "colours", "joints", "scenes"))
-    )
+    return Bank(*map(torch.stack, zip(*(vars(b).values() for b in banks), strict=True)))
 
 
 def errors(video, bank: Bank, without_own=False):
@@ -142,7 +161,7 @@ def errors(video, bank: Bank, without_own=False):
 
     Parameters
     ----------
-    video : Tensor [..., F, 3, S, S]
+    video : Tensor [..., F, 3, H, W]
         0..1.
     bank : Bank
         Of the same frames.

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import random
 
-from .. import world
-from ..judge import FREE, StoryJudge, faithfulness
-from ..pipeline import StoryPipeline
-from ..training.identity import withheld
-from .records import Experiment, header, short, sweep
+from .. import weights, world
+from ..judge import FREE, faithfulness
+from .consistency import STEPS, story_experiment
+from .records import clean_panels, reading, short
 
-KINDS = ("agreement", "other", "fidelity")
-STEPS = 15  # denoising steps of a picture
+KINDS = ("agreement", "other", "fidelity", "clean")
 
 
 def people(n: int = 100) -> list[list[world.Picture]]:
@@ -21,9 +19,9 @@ def people(n: int = 100) -> list[list[world.Picture]]:
     found, i = [], 0
     while len(found) < n:
         rng = random.Random(f"person/{i}")
-        who, i = world.Character.random(rng), i + 1
-        if withheld(who):
-            found.append(world.random_strip(rng, 5, who))
+        character, i = world.Character.random(rng), i + 1
+        if world.withheld(character):
+            found.append(world.random_strip(rng, 5, character))
     return found
 
 
@@ -39,7 +37,18 @@ def identity_settings() -> dict[str, dict]:
     return out
 
 
-def measure_identity(pipe, judge, albums, references, others=0, size=64, batch_size=16, **settings):
+def measure_identity(
+    pipe,
+    judge,
+    albums,
+    references,
+    others=0,
+    size=None,
+    batch_size=16,
+    numbers=None,
+    defects=None,
+    **settings,
+):
     """One row per identity: agreement of the free attributes with the character of the reference pictures.
 
     Parameters
@@ -50,6 +59,12 @@ def measure_identity(pipe, judge, albums, references, others=0, size=64, batch_s
         Pictures of the character that are given, 0 to 4 (0: the prompt alone).
     others : int
         How many of these are, instead, of the next character of another species.
+    numbers : sequence of int, optional
+        Which of the albums are measured; all by default.
+    size : int, optional
+        Pixels of the reference pictures; those of the micro model's own by default.
+    defects : DefectJudge, optional
+        Puts into each row whether its picture is clean, as ``"clean": {"mean": 0 or 1}``.
     **settings
         Of the pipeline call.
 
@@ -57,10 +72,13 @@ def measure_identity(pipe, judge, albums, references, others=0, size=64, batch_s
     -------
     list of dict
         ``agreement`` with the character of the (first) pictures, ``other``: with the one of the others,
-        ``fidelity`` to the prompt.
+        ``fidelity`` to the prompt, and `reading`.
     """
+    numbers = range(len(albums)) if numbers is None else numbers
     stories, images, first, second = [], [], [], []
-    for i, album in enumerate(albums):
+    size = size or weights.picture_size()
+    for i in numbers:
+        album = albums[i]
         own, target = album[0].actors[0].character, album[4].actors[0]
         after = albums[i + 1 :] + albums[:i]
         other = next((a for a in after if a[0].actors[0].character.species != own.species), album)
@@ -72,45 +90,35 @@ def measure_identity(pipe, judge, albums, references, others=0, size=64, batch_s
         images.append([world.render(p, size) for p in shown] or None)
         first.append(world.labels(shown[0] if shown else album[0]))
         second.append(world.labels(other[0]))
-    told = pipe.tell_many(
-        stories,
-        range(len(stories)),
-        batch_size=batch_size,
-        id_images=images,
-        consistency=0,
-        output_type="pt",
-        **settings,
-    )
+    how = {"batch_size": batch_size, "consistency": 0, "output_type": "pt"} | settings
+    outputs = pipe.tell_many(stories, list(numbers), id_images=images, **how)
     rows = []
-    for i, story_ in enumerate(told):
-        read = judge.names(story_.images)[0]
-        pairs = (("agreement", first[i]), ("other", second[i]))
+    for i, output, prompts, one, another in zip(numbers, outputs, stories, first, second, strict=True):
+        (read,), about = reading(judge, output.images)
+        pairs = (("agreement", one), ("other", another))
         row = {what: {k: float(read[k] == truth[k]) for k in FREE} for what, truth in pairs}
         for d in row.values():
             d["mean"] = sum(d.values()) / len(d)
-        row["fidelity"] = faithfulness([read], [stories[i][0].replace(" img", "")])
-        rows.append({"seed": i} | {k: short(v) for k, v in row.items()})
+        asked = [prompts[0].replace(" img", "")]
+        row |= {"fidelity": faithfulness([read], asked)} | clean_panels(defects, output.images, asked)
+        rows.append({"seed": i} | {k: short(v) for k, v in row.items()} | about)
     return rows
 
 
-def identity(stories=100, device="cpu", only=None):
-    """One picture of each of many unseen identities under every setting of `identity_settings`."""
-    pipe = StoryPipeline.from_pretrained("micro").to(device).load_identity("micro")
-    pipe.set_progress_bar_config(disable=True)
-    judge, albums = StoryJudge.load(device=device), people(stories)
-    record = header("identity", stories, 1, steps=STEPS) | EXPERIMENT.fingerprint()
-
-    def rows_of(setting):
-        setting = dict(setting)
-        pipe.load_identity("micro", lora=setting.pop("lora", True))
-        return measure_identity(pipe, judge, albums, num_inference_steps=STEPS, **setting)
-
-    return sweep(record, identity_settings(), rows_of, KINDS, only)
+def rows(pipe, judge, setting, seeds, **more):
+    """`measure_identity` of these people."""
+    setting = {"num_inference_steps": STEPS, "numbers": seeds} | setting
+    pipe.load_identity("micro", lora=setting.pop("lora", True))
+    return measure_identity(pipe, judge, people(EXPERIMENT.stories), **setting, **more)
 
 
-EXPERIMENT = Experiment(
-    identity,
-    ("identity.py", "tokens.py", "guidance.py", "pipeline.py", "judge.py"),
-    (people, identity_settings, measure_identity),
-    ("micro", "judge", "identity"),
+EXPERIMENT = story_experiment(
+    "identity",
+    identity_settings,
+    rows,
+    KINDS,
+    panels=1,
+    also=("identity",),
+    stories=48,
+    golden=("4 pictures", "4 pictures, LoRA switched off", "2 pictures of each of two"),
 )

@@ -1,7 +1,7 @@
 """Stories longer than a window: what the three ways of telling them cost, and how far agreement reaches
 (chapter 07).
 
-Eight stories of twelve panels, a seed each, in 15 steps, at rate 0.5 and with windows of four panels.
+Four stories of twelve panels, a seed each, in 12 steps, at rate 0.5 and with windows of four panels.
 And the peak of memory and the time of stories of 4 to 100 panels.
 """
 
@@ -12,17 +12,25 @@ import time
 from itertools import combinations, product
 
 from .. import world
-from ..judge import FREE, StoryJudge, agreement
+from ..judge import FREE, agreement
 from ..memory import peak_memory, weight_bytes
-from ..pipeline import StoryPipeline
-from .consistency import measure
+from .consistency import STEPS, measure, pipe_and_judges
+from .records import PANELS as PARTS
 from .records import Experiment, header, short, sweep
 
-STEPS, PANELS, WINDOW, RATE = 15, 12, 4, 0.5
+PANELS, WINDOW, RATE = 12, 4, 0.5
 LENGTHS, COST_STEPS = (4, 8, 16, 32, 64, 100), 2
 #: without a window every panel reads every other: time grows with the square of their number
 AFFORDABLE = 32
-KINDS = ("agreement", "fidelity", "within", "beyond", "later", *(f"apart {d}" for d in range(1, PANELS)))
+KINDS = (
+    "agreement",
+    "fidelity",
+    "clean",
+    "within",
+    "beyond",
+    "later",
+    *(f"apart {d}" for d in range(1, PANELS)),
+)
 
 
 def long_story(i: int, panels: int = PANELS) -> list[str]:
@@ -30,8 +38,8 @@ def long_story(i: int, panels: int = PANELS) -> list[str]:
     rng = random.Random(f"long story/{i}")
     pairs = list(product(world.ACTIONS.values(), world.SCENES.values()))
     rng.shuffle(pairs)
-    who = world.article(world.SPECIES[i % len(world.SPECIES)])
-    return [f"{who} {a} {s}" for a, s in (pairs[k % len(pairs)] for k in range(panels))]
+    species = world.article(world.SPECIES[i % len(world.SPECIES)])
+    return [f"{species} {a} {s}" for a, s in (pairs[k % len(pairs)] for k in range(panels))]
 
 
 def modes() -> dict[str, dict]:
@@ -95,28 +103,39 @@ def costs(pipe) -> dict:
     return out
 
 
-def long_stories(stories=8, device="cpu", only=None):
+def rows_with(pipe, judge, defects, panels=PANELS):
+    """``rows_of(setting, seeds)``: `measure` of stories of so many panels."""
+
+    def rows_of(setting, seeds):
+        stories, call = [long_story(i, panels) for i in seeds], setting | {"num_inference_steps": STEPS}
+        return measure(pipe, judge, call, stories, list(seeds), 1, also=by_distance, defects=defects)
+
+    return rows_of
+
+
+def opened(device="cpu"):
+    """`rows_with` the shipped weights, of the shortest stories that pass the end of a window: a golden row of
+    twelve panels would take half a minute.
+    """
+    return rows_with(*pipe_and_judges(device), panels=WINDOW + 1)
+
+
+def long_stories(stories=4, device="cpu"):
     """Every setting of `long_settings`, the same stories and seeds in each; then `costs`."""
-    pipe = StoryPipeline.from_pretrained("micro").to(device)
-    pipe.set_progress_bar_config(disable=True)
-    judge = StoryJudge.load(device=device)
-    told = [long_story(i) for i in range(stories)]
+    pipe, judge, defects = pipe_and_judges(device)
+    rows_of = rows_with(pipe, judge, defects)
     record = header("long_stories", stories, PANELS, steps=STEPS, rate=RATE, window=WINDOW)
     record |= EXPERIMENT.fingerprint()
-
-    def rows_of(setting):
-        call = setting | {"num_inference_steps": STEPS}
-        return measure(pipe, judge, call, told, batch_size=1, also=by_distance)
-
-    record = sweep(record, long_settings(), rows_of, KINDS, only)
-    whole = stories >= EXPERIMENT.stories and not only  # a part is measured to verify the rows
-    return record | ({"cost": costs(pipe)} if whole else {})
+    record = sweep(record, long_settings(), lambda s: rows_of(s, range(stories)), KINDS)
+    return record | {"cost": costs(pipe)}
 
 
 EXPERIMENT = Experiment(
-    long_stories,
-    ("attention.py", "guidance.py", "pipeline.py", "judge.py", "memory.py"),
-    (long_story, modes, long_settings, by_distance, cost, costs, measure),
-    ("micro", "judge"),
-    stories=8,
+    run=long_stories,
+    opened=opened,
+    kinds=KINDS,
+    weights=(*PARTS, "judge"),
+    stories=4,
+    golden=("passes", "bank"),
+    note=f"Stories of {WINDOW + 1} panels, not of {PANELS}.",
 )

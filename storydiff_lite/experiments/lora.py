@@ -15,11 +15,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from .. import weights
-from ..judge import StoryJudge
-from ..pipeline import StoryPipeline
-from .identity import KINDS, STEPS, measure_identity, people
-from .records import Experiment, header, sweep
+from .consistency import pipe_and_judge
+from .identity import measure_identity, people
+from .records import PANELS, Experiment, header, sweep
 
+KINDS, STEPS = ("agreement", "other", "fidelity"), 15
 ENCODERS = {"with LoRA": "with-lora", "without LoRA": "without-lora"}
 
 
@@ -36,11 +36,9 @@ def encoder_folder(name: str, folder="checkpoints") -> Path:
     return path
 
 
-def lora(stories=100, device="cpu", only=None):
+def lora(stories=100, device="cpu"):
     """One picture of each of many unseen identities under every setting of `lora_settings`."""
-    pipe = StoryPipeline.from_pretrained("micro").to(device)
-    pipe.set_progress_bar_config(disable=True)
-    judge, albums = StoryJudge.load(device=device), people(stories)
+    (pipe, judge), albums = pipe_and_judge(device), people(stories)
     record = header("lora", stories, 1, steps=STEPS) | EXPERIMENT.fingerprint()
     record["encoders"] = {
         name: weights.sha256(encoder_folder(name) / "model.safetensors") for name in ENCODERS
@@ -51,12 +49,14 @@ def lora(stories=100, device="cpu", only=None):
         pipe.load_identity(encoder_folder(setting.pop("encoder")))
         return measure_identity(pipe, judge, albums, num_inference_steps=STEPS, **setting)
 
-    return sweep(record, lora_settings(), rows_of, KINDS, only)
+    return sweep(record, lora_settings(), rows_of, KINDS)
 
 
 EXPERIMENT = Experiment(
-    lora,
-    ("identity.py", "tokens.py", "guidance.py", "pipeline.py", "judge.py"),
-    (people, lora_settings, measure_identity),
-    ("micro", "judge"),
+    run=lora,
+    opened=None,
+    kinds=KINDS,
+    weights=(*PANELS, "judge"),
+    earlier=True,
+    left_out="No setting can be measured again from a clone: neither encoder is part of the repository.",
 )

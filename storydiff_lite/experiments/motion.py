@@ -9,18 +9,20 @@ found; what it measures is the timing.
 
 from __future__ import annotations
 
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import torch
 from transformers import CLIPVisionModelWithProjection
 
-from .. import clips, weights
+from .. import weights, world
 from ..motion import SemanticMotionPredictor, interpolate
-from ..training.motion import FRAMES, clip_pool, draw_clip, relative_error, token_pool
+from ..training.motion import FRAMES, clip_pool, relative_error, token_pool
 from .records import Experiment, header, mean_and_interval, sweep
 
 #: pictures of a clip among which the nearest is looked up; every second one is a frame
 FINE = 2 * FRAMES - 1
-SIZE = 64
+KINDS = ("error", "timing")
 
 
 def motion_settings() -> dict[str, dict]:
@@ -64,40 +66,50 @@ def by_kind(rows, kinds):
     """Mean and interval of all clips and, under ``"error.walk"`` ..., of each kind of motion."""
     out = {}
     for k in kinds:
-        out[k] = [round(v, 4) for v in mean_and_interval([r[k]["mean"] for r in rows])]
-        for motion_kind in clips.KINDS:
-            some = [r[k]["mean"] for r in rows if r["clip"] == motion_kind]
-            out[f"{k}.{motion_kind}"] = [round(v, 4) for v in mean_and_interval(some)]
+        values = {k: [r[k]["mean"] for r in rows]}
+        for motion in world.clips.KINDS:
+            values[f"{k}.{motion}"] = [r[k]["mean"] for r in rows if r["clip"] == motion]
+        out |= {name: [round(x, 4) for x in mean_and_interval(v)] for name, v in values.items()}
     return out
+
+
+def opened(device="cpu", count=1, cache=None):
+    """``rows_of(setting, seeds)``: of some of the first held-out clips, with the shipped weights."""
+    folder = weights.path("micro") / "image_encoder"
+    encoder = CLIPVisionModelWithProjection.from_pretrained(folder).float().to(device).eval()
+    net = SemanticMotionPredictor.from_pretrained(weights.path("video") / "predictor").float().to(device)
+    with TemporaryDirectory() as scratch:
+        clips, pixels = clip_pool("heldout", count, FINE, weights.picture_size(), cache or scratch)
+    truth = token_pool(encoder, pixels, device, dtype=torch.float32)
+    parts = [places(c, FINE) for c in clips]
+
+    def rows_of(setting, seeds):
+        make = interpolate if setting["tokens"] == "line" else net.eval()
+        rows = []
+        for i in seeds:
+            x = truth[i]
+            with torch.no_grad():
+                tokens = make(x[None, 0], x[None, -1], FRAMES)[0].float().cpu()
+            found = measure_motion(tokens, x.cpu(), parts[i])
+            rows.append({"seed": i, "clip": clips[i].kind} | {k: {"mean": v} for k, v in found.items()})
+        return rows
+
+    return rows_of
 
 
 def run_motion(stories: int = 350, device="cpu") -> dict:
     """The record: ``stories`` held-out clips, the kinds by turns."""
-    folder = weights.path("micro") / "image_encoder"
-    encoder = CLIPVisionModelWithProjection.from_pretrained(folder).float().to(device).eval()
-    net = SemanticMotionPredictor.from_pretrained(weights.path("video") / "predictor").float().to(device)
-    some, pixels = clip_pool("heldout", stories, FINE, SIZE)
-    truth = token_pool(encoder, pixels, device, dtype=torch.float32)
-    parts = [places(c, FINE) for c in some]
-
-    def rows_of(setting):
-        make = interpolate if setting["tokens"] == "line" else net.eval()
-        rows = []
-        for i, (x, p, clip) in enumerate(zip(truth, parts, some, strict=True)):
-            with torch.no_grad():
-                tokens = make(x[None, 0], x[None, -1], FRAMES)[0].float().cpu()
-            found = measure_motion(tokens, x.cpu(), p)
-            rows.append({"seed": i, "clip": clip.kind} | {k: {"mean": v} for k, v in found.items()})
-        return rows
-
+    rows_of = opened(device, stories, "checkpoints")
     record = header("motion", stories, FRAMES) | EXPERIMENT.fingerprint()
-    return sweep(record, motion_settings(), rows_of, ("error", "timing"), summarize=by_kind)
+    return sweep(record, motion_settings(), lambda s: rows_of(s, range(stories)), KINDS, summarize=by_kind)
 
 
 EXPERIMENT = Experiment(
-    run_motion,
-    files=("clips.py", "motion.py"),
-    functions=(measure_motion, nearest, places, by_kind, relative_error, draw_clip),
-    weights=("micro", "video"),
+    run=run_motion,
+    opened=opened,
+    kinds=KINDS,
+    weights=("micro/image_encoder", "video/predictor"),
     stories=350,
+    golden=("straight line", "predicted"),
+    within={"timing": 1e-3},
 )

@@ -13,29 +13,26 @@ They are not part of the repository.  To make the record again::
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from .. import weights
-from ..judge import StoryJudge
-from ..pipeline import StoryPipeline
 from ..training.unet import build
-from .consistency import measure, story
-from .records import Experiment, header, sweep
-from .sharing import KINDS, SEEDS, STEPS, by_story, copying, repeated
+from .consistency import measure, pipe_and_judge
+from .records import PANELS, Experiment, header, sweep
+from .sharing import by_story, copying, repeated, stories_of
 
+KINDS, STEPS, SEEDS = ("agreement", "fidelity", "copying"), 15, 3
 UNETS = {"with repeats": "unet-repeats", "without repeats": "unet-no-repeats"}
 
 
 def repeats_settings() -> dict[str, dict]:
     """Name -> which U-Net, and the rate."""
-    return {
-        f"{name}, rate {rate:g}": {"unet": name, "consistency": rate}
-        for name in UNETS
-        for rate in (0, 0.5, 1)
-    }
+    each = product(UNETS, (0, 0.5, 1))
+    return {f"{name}, rate {rate:g}": {"unet": name, "consistency": rate} for name, rate in each}
 
 
 def trained(name: str, folder="checkpoints"):
@@ -51,12 +48,10 @@ def trained(name: str, folder="checkpoints"):
     return unet.eval(), {"sha256": weights.sha256(path), "steps": steps}
 
 
-def repeats(stories=20, device="cpu", only=None):
+def repeats(stories=20, device="cpu"):
     """Every setting of `repeats_settings`, the same stories and seeds in each."""
-    pipe = StoryPipeline.from_pretrained("micro").to(device)
-    pipe.set_progress_bar_config(disable=True)
-    judge, unets = StoryJudge.load(device=device), {name: trained(name) for name in UNETS}
-    told, seeds = repeated([story(i) for i in range(stories)])
+    (pipe, judge), unets = pipe_and_judge(device), {name: trained(name) for name in UNETS}
+    seeds = repeated(stories, SEEDS)
     record = header("repeats", stories, 4, steps=STEPS) | EXPERIMENT.fingerprint()
     record["seeds"] = f"{SEEDS} a story: 0.., 100.., 200.."
     record["unets"] = {name: known for name, (_, known) in unets.items()}
@@ -64,15 +59,17 @@ def repeats(stories=20, device="cpu", only=None):
     def rows_of(setting):
         pipe.register_modules(unet=unets[setting["unet"]][0].to(device))
         call = {"consistency": setting["consistency"], "num_inference_steps": STEPS}
-        return measure(pipe, judge, call, told, seeds, also=copying)
+        return measure(pipe, judge, call, stories_of(seeds), seeds, also=copying)
 
-    return sweep(record, repeats_settings(), rows_of, KINDS, only, by_story)
+    return sweep(record, repeats_settings(), rows_of, KINDS, summarize=by_story)
 
 
 EXPERIMENT = Experiment(
-    repeats,
-    ("attention.py", "guidance.py", "pipeline.py", "judge.py"),
-    (story, measure, repeats_settings, copying, by_story, repeated),
-    ("micro", "judge"),
+    run=repeats,
+    opened=None,
+    kinds=KINDS,
+    weights=(*(part for part in PANELS if part != "micro/unet"), "judge"),
     stories=20,
+    earlier=True,
+    left_out="No setting can be measured again from a clone: neither U-Net is part of the repository.",
 )

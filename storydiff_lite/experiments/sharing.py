@@ -1,48 +1,41 @@
 """Why consistent self-attention works: where, when, what is read, and from which noise (chapter 05).
 
-Twenty stories of four panels, each under three seeds, in 15 steps.  A story's three seeds are averaged
-before the interval is taken, so that stories are the sample.
+Stories of four panels, each under one seed, in 12 steps.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations
 
 import torch
 
-from ..attention import SamplingSchedule, Sharing
-from ..judge import StoryJudge
-from ..pipeline import StoryPipeline
-from .consistency import measure, story
-from .records import Experiment, header, summary, sweep
+from ..attention import reading_lists
+from ..schedule import AttentionPlan, SamplingSchedule
+from .consistency import STEPS, measure, story, story_experiment
+from .records import summary
 
-STEPS, SEEDS = 15, 3
-KINDS = ("agreement", "fidelity", "copying")
+SEEDS = 1
+KINDS = ("agreement", "fidelity", "clean", "copying")
 
 
-class AsPrinted(Sharing):
+def as_printed(picks, n, may_read):
     """Algorithm 1 as printed: the sample is drawn from all panels, and all own tokens are appended to it, so
     that a part of them, as large as the rate, is read twice.
     """
-
-    def lists(self, layer, n, halves):
-        lists = super().lists(layer, n, halves)  # [H S, F, L], own tokens first
-        own = self.picks(layer, n).repeat(halves, 1, 1) + lists[..., :1]  # [H S, F, K] of the own tokens
-        return torch.cat([lists, own], -1)
+    lists = reading_lists(picks, n, may_read)  # [H, S, F, L], own tokens first
+    return torch.cat([lists, lists[..., :1] + picks], -1)
 
 
-class Unrelated(Sharing):
+def unrelated(picks, n, may_read):
     """As many tokens, at the same places, but of panels of another story: the control."""
-
-    def lists(self, layer, n, halves):
-        if len(self.seeds) < 2:
-            raise ValueError("Tokens of another story need at least two stories in a batch.")
-        lists = super().lists(layer, n, halves)  # [H S, F, L]
-        others = lists[..., n:].unflatten(0, (halves, len(self.seeds))).roll(-1, 1).flatten(0, 1)
-        return torch.cat([lists[..., :n], others], -1)
+    if picks.shape[1] < 2:
+        raise ValueError("Tokens of another story need at least two stories in a batch.")
+    lists = reading_lists(picks, n, may_read)  # [H, S, F, L]
+    return torch.cat([lists[..., :n], lists[..., n:].roll(-1, 1)], -1)
 
 
-SHARING = {"as printed": AsPrinted, "unrelated": Unrelated}
+READS = {"as printed": as_printed, "unrelated": unrelated}
 
 
 def sharing_settings() -> dict[str, dict]:
@@ -85,53 +78,53 @@ def by_story(rows, kinds):
     stories = {}
     for row in rows:
         stories.setdefault(tuple(row["story"]), []).append(row)
-    means = []
-    for some in stories.values():
-        means.append(
-            {
-                kind: {key: sum(r[kind][key] for r in some) / len(some) for key in some[0][kind]}
-                for kind in kinds
-            }
-        )
-    return summary(means, kinds)
+
+    def mean(rows, kind):
+        return {key: sum(r[kind][key] for r in rows) / len(rows) for key in rows[0][kind]}
+
+    return summary([{kind: mean(same, kind) for kind in kinds} for same in stories.values()], kinds)
 
 
 def measure_sharing(pipe, judge, setting, stories, seeds, also=copying, **call):
-    """Rows of `measure` for a setting of `sharing_settings`."""
-    before = pipe.sharing
+    """Rows of `measure` for a setting of `sharing_settings`; ``call`` are more arguments of `measure`, or of
+    the pipeline.
+    """
+    before = pipe.attention_plan
+    if setting.get("sharing") == "unrelated":
+        call = {"batch_size": 4} | call  # tokens of another story need one beside it
     try:
-        pipe.sharing = SHARING.get(setting.get("sharing"), before)
+        if "sharing" in setting:
+            pipe.attention_plan = partial(AttentionPlan, reads=READS[setting["sharing"]])
+        more = {k: call.pop(k) for k in ("batch_size", "defects") if k in call}
         call = arguments(setting) | {"num_inference_steps": STEPS} | call
-        return measure(pipe, judge, call, stories, seeds, also=also)
+        return measure(pipe, judge, call, stories, seeds, also=also, **more)
     finally:
-        pipe.sharing = before
+        pipe.attention_plan = before
 
 
-def repeated(stories):
-    """Each story under `SEEDS` seeds: (stories, seeds), those of one seed together."""
-    told = [s for _ in range(SEEDS) for s in stories]
-    return told, [100 * k + i for k in range(SEEDS) for i in range(len(stories))]
+def repeated(stories: int, each: int = SEEDS) -> list[int]:
+    """The seeds of so many stories, ``each`` a story, the first ones first: of story i, 100 k + i."""
+    return [100 * k + i for k in range(each) for i in range(stories)]
 
 
-def sharing(stories=20, device="cpu", only=None):
-    """Every setting of `sharing_settings`, the same stories and seeds in each."""
-    pipe = StoryPipeline.from_pretrained("micro").to(device)
-    pipe.set_progress_bar_config(disable=True)
-    judge = StoryJudge.load(device=device)
-    told, seeds = repeated([story(i) for i in range(stories)])
-    record = header("sharing", stories, 4, steps=STEPS) | EXPERIMENT.fingerprint()
-    record["seeds"] = f"{SEEDS} a story: 0.., 100.., 200.."
-
-    def rows_of(setting):
-        return measure_sharing(pipe, judge, setting, told, seeds)
-
-    return sweep(record, sharing_settings(), rows_of, KINDS, only, by_story)
+def stories_of(seeds, of=story) -> list[list[str]]:
+    """The stories of some seeds of `repeated`."""
+    return [of(seed % 100) for seed in seeds]
 
 
-EXPERIMENT = Experiment(
-    sharing,
-    ("attention.py", "guidance.py", "pipeline.py", "judge.py"),
-    (story, measure, sharing_settings, arguments, copying, by_story, repeated, AsPrinted, Unrelated),
-    ("micro", "judge"),
-    stories=20,
+def rows(pipe, judge, setting, seeds, **more):
+    """`measure_sharing` of the stories of these seeds."""
+    return measure_sharing(pipe, judge, setting, stories_of(seeds), seeds, **more)
+
+
+EXPERIMENT = story_experiment(
+    "sharing",
+    sharing_settings,
+    rows,
+    KINDS,
+    seeds=repeated,
+    summarize=by_story,
+    stories=16,
+    # tokens of another story need another story: a row alone cannot be measured of them
+    golden=("released schedule", "Algorithm 1 as printed"),
 )

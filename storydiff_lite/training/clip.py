@@ -26,13 +26,18 @@ from transformers import (
 )
 
 from .. import world
+from ..prompts import PromptEncoder
 from ..tokens import load_tokenizer
 from . import data
 from .common import Run, autocast
 
-WIDTH = (32, 64)  # of the two text encoders
+ENCODERS = ("text_encoder", "text_encoder_2")
+WIDTH = (32, 64)  # of these
 PROJECTION = 64
 LENGTH = 48  # of a caption in training
+#: on CPUs the fused attention kernel is slow in its bfloat16 backward pass
+COMMON = {"num_attention_heads": 4, "hidden_act": "gelu", "attn_implementation": "eager"}
+COMMON["projection_dim"] = PROJECTION
 
 
 def text_config(width: int, pad_id: int) -> CLIPTextConfig:
@@ -41,14 +46,11 @@ def text_config(width: int, pad_id: int) -> CLIPTextConfig:
         hidden_size=width,
         intermediate_size=4 * width,
         num_hidden_layers=3,
-        num_attention_heads=4,
         max_position_embeddings=77,
-        projection_dim=PROJECTION,
-        hidden_act="gelu",
         bos_token_id=49406,
         eos_token_id=49407,
         pad_token_id=pad_id,
-        attn_implementation="eager",  # on CPUs the fused kernel is slow in its bfloat16 backward pass
+        **COMMON,
     )
 
 
@@ -60,19 +62,8 @@ class Encoders(nn.Module):
 
     def __init__(self, size=64):
         super().__init__()
-        self.vision = CLIPVisionModelWithProjection(
-            CLIPVisionConfig(
-                image_size=size,
-                patch_size=size // 8,
-                hidden_size=96,
-                intermediate_size=384,
-                num_hidden_layers=4,
-                num_attention_heads=4,
-                projection_dim=PROJECTION,
-                hidden_act="gelu",
-                attn_implementation="eager",
-            )
-        )
+        shape = {"image_size": size, "patch_size": size // 8, "hidden_size": 96, "intermediate_size": 384}
+        self.vision = CLIPVisionModelWithProjection(CLIPVisionConfig(num_hidden_layers=4, **shape, **COMMON))
         self.text_1 = CLIPTextModel(text_config(WIDTH[0], 49407))
         self.text_2 = CLIPTextModelWithProjection(text_config(WIDTH[1], 0))
         self.head_1 = nn.Linear(WIDTH[0], PROJECTION, bias=False)
@@ -105,11 +96,14 @@ def captions(samples, rng, rich=0.75):
     return out
 
 
-def ids_of(tokenizer, texts):
-    """Token ids [B, 77], padded and cut."""
-    return tokenizer(
-        texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
-    ).input_ids
+def tokenizers():
+    """Those of the two text encoders, whose paddings differ."""
+    return load_tokenizer(), load_tokenizer(pad_token="!")
+
+
+def prompt_encoder(net, device="cpu"):
+    """What encodes text with `Encoders`, or with the packed ones."""
+    return PromptEncoder(net.text_1.to(device).eval(), net.text_2.to(device).eval(), *tokenizers())
 
 
 def known_rows(tokenizer, n=4000):
@@ -117,12 +111,10 @@ def known_rows(tokenizer, n=4000):
     rng, seen = random.Random("words"), {0, 49406, 49407}
     for i in range(n):
         mix = {"single": 1, "twins": 1, "pair": 1, "empty": 1, "strip": 1}
-        s = data.specimen("train", i, mix)
-        texts = (
-            [world.caption(s[0], rng), world.strip_caption(s, rng)]
-            if s[0].actors
-            else [world.caption(s[0], rng)]
-        )
+        s = world.sample_pictures("train", i, mix)
+        texts = [world.caption(s[0], rng)]
+        if s[0].actors:
+            texts.append(world.strip_caption(s, rng))
         for t in texts:
             seen.update(tokenizer(t).input_ids)
     return sorted(seen)
@@ -142,8 +134,8 @@ def truths(samples, texts=None):
     out = {n: torch.full((len(samples),), -100) for n in world.ATTRIBUTES}
     for i, s in enumerate(samples):
         if len(s) == 1 and len(s[0].actors) == 1:
-            told = world.labels(s[0]) if texts is None else world.mentioned(texts[i])
-            for n, v in told.items():
+            labels = world.labels(s[0]) if texts is None else world.mentioned(texts[i])
+            for n, v in labels.items():
                 out[n][i] = world.ATTRIBUTES[n].index(v)
     return out
 
@@ -188,49 +180,50 @@ def separations(prompts):
 
 
 @torch.no_grad()
-def measure(net, tokenizers, size, device, n=512, split="heldout"):
-    """Of ``n`` held-out pictures, which part finds its own full caption among 64 (encoder 1, encoder 2)."""
-    samples, pixels = data.pool(split, n, size)
+def measure(net, device, n=512, split="heldout"):
+    """Which part of ``n`` held-out pictures finds its own full caption among 64, and `separations`."""
+    samples, pixels = data.pool(split, n, net.vision.config.image_size)
     rng = random.Random("measure")
     texts = captions(samples, rng, rich=1.1)
-    hits = torch.zeros(2)
+    hits, prompts = torch.zeros(2), prompt_encoder(net, device)
     for i in range(0, n, 64):
         im = net.image(data.to_float(pixels[i : i + 64]).to(device))
-        t1, t2 = net.text(*(ids_of(t, texts[i : i + 64]).to(device) for t in tokenizers))
-        for j, t in enumerate((t1, t2)):
+        for j, t in enumerate(net.text(*prompts.ids(texts[i : i + 64]).to(device).unbind(1))):
             hits[j] += (im @ t.T).argmax(1).eq(torch.arange(len(im), device=device)).sum().cpu()
-    return [float(h) / n for h in hits]
+    return {
+        "finds_its_caption_among_64": {k: float(h) / n for k, h in zip(ENCODERS, hits, strict=True)},
+        "closest_words_of": {k: {"states": a, "pooled": b} for k, (a, b) in separations(prompts).items()},
+    }
 
 
-def train(steps=1600, batch=96, size=64, seed=0, device="cpu", pictures=12000, folder="checkpoints"):
-    """Train, and return ``(net, run, held-out retrieval)``."""
+def train(steps=1600, batch=96, size=64, seed=0, device="cpu", pictures=12000, **run):
+    """Train, and return ``(net, run)``; ``**run`` is of `Run`, such as its folder."""
     torch.manual_seed(seed)
-    tokenizers = load_tokenizer(), load_tokenizer(pad_token="!")
     net = Encoders(size).to(device)
+    prompts = PromptEncoder(net.text_1, net.text_2, *tokenizers())
     rows = torch.zeros(49408, 1)
-    rows[known_rows(tokenizers[0])] = 1
+    rows[known_rows(prompts.tokenizers[0])] = 1
     with torch.no_grad():
         for e in (net.text_1, net.text_2):
             e.get_input_embeddings().weight.mul_(rows.to(device))
             positions(e).weight[LENGTH:] = 0
-    run = Run("clip", net, steps, lr=4e-3, muon_lr=0.006, seed=seed, folder=folder, cooldown=0.5)
-    samples, pixels = data.pool(
-        "train", pictures, size, {"single": 0.8, "twins": 0.08, "pair": 0.1, "empty": 0.02}, folder
-    )
+    facts = {"data": f"{pictures:,} captioned pictures (seeds train/0 ...)", "batch": batch}
+    run = Run("clip", net, steps, 4e-3, 0.006, seed=seed, cooldown=0.5, facts=facts, **run)
+    mix = {"single": 0.8, "twins": 0.08, "pair": 0.1, "empty": 0.02}
+    samples, pixels = data.pool("train", pictures, size, mix, run.folder)
     for i in run.steps():
         pick = torch.randint(len(samples), (batch,))
         rng = random.Random(f"captions/{seed}/{i}")
-        texts = captions([samples[j] for j in pick], rng)
-        ids = [ids_of(t, texts)[:, :LENGTH].to(device) for t in tokenizers]
+        drawn = [samples[j] for j in pick]
+        texts = captions(drawn, rng)
         with autocast(device):
             im = net.image(data.to_float(pixels[pick]).to(device))
-            t1, t2 = net.text(*ids)
+            t1, t2 = net.text(*prompts.ids(texts)[..., :LENGTH].to(device).unbind(1))
         scale = net.logit_scale.clamp(max=4.6).exp()
         loss = contrast(im, t1, scale) + contrast(im, t2, scale)
-        some, said = truths([samples[j] for j in pick]), truths([samples[j] for j in pick], texts)
-        loss = loss + naming(net.name_heads, im, some)
-        loss = loss + naming(net.name_heads, t1, said) + naming(net.name_heads, t2, said)
+        shown, named = truths(drawn), truths(drawn, texts)
+        loss = loss + naming(net.name_heads, im, shown)
+        loss = loss + naming(net.name_heads, t1, named) + naming(net.name_heads, t2, named)
         hit = (im @ t2.T).argmax(1).eq(torch.arange(batch, device=device)).float().mean()
         run.update(loss, i, retrieval=hit)
-    net = run.averaged().eval()
-    return net, run, measure(net, tokenizers, size, device)
+    return run.averaged().eval(), run

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -21,9 +22,12 @@ from tqdm.auto import tqdm
 from .processes import join
 
 
-def orthogonalize(g: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """The nearest semi-orthogonal matrices to ``g`` [..., m, n]: a quintic Newton-Schulz iteration."""
-    x = g.bfloat16() if native_bfloat16(g.device) else g.float()
+def orthogonalize(g: torch.Tensor, steps: int = 5, dtype=None) -> torch.Tensor:
+    """The nearest semi-orthogonal matrices to ``g`` [..., m, n]: a quintic Newton-Schulz iteration.
+
+    ``dtype`` of the arithmetic: as of `arithmetic`.
+    """
+    x = g.to(arithmetic(g.device, dtype))
     flip = x.shape[-2] > x.shape[-1]
     x = x.mT if flip else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -44,9 +48,12 @@ class Optimizer:
     ----------
     lr : float
         Step size of AdamW; Muon's is ``muon_lr``.  Both are multiplied by ``scale`` (0..1) given to `step`.
+    dtype : torch.dtype, optional
+        Of Muon's orthogonalization, as of `arithmetic`.
     """
 
-    def __init__(self, named, lr, muon_lr=0.02, muon=True, decay=0.01):
+    def __init__(self, named, lr, muon_lr=0.02, muon=True, decay=0.01, dtype=None):
+        self.dtype = dtype
         self.params = [(n, p) for n, p in named if p.requires_grad]
         edge = ("conv_in", "conv_out", "embed", "position", "logit_scale", "head", "lora")
         self.is_muon = {
@@ -64,23 +71,23 @@ class Optimizer:
     def step(self, scale=1.0, clip=1.0):
         grads = [p.grad for _, p in self.params if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-        shrink = min(1.0, clip / (float(norm) + 1e-8)) if clip else 1.0
+        # a tensor, never read here: to read it the processor would have to wait for the device
+        shrink = (clip / (norm + 1e-8)).clamp(max=1.0) if clip else torch.ones_like(norm)
         self.count += 1
         groups = {}  # a GPU waits for small kernels: what has one shape is updated together
         for n, p in self.params:
             if p.grad is not None:
-                groups.setdefault((self.is_muon[n], p.shape if self.is_muon[n] else p.ndim >= 2), []).append(
-                    (n, p)
-                )
-        for (is_muon, kind), some in groups.items():
-            names, params = zip(*some, strict=True)
+                kind = p.shape if self.is_muon[n] else p.ndim >= 2
+                groups.setdefault((self.is_muon[n], kind), []).append((n, p))
+        for (is_muon, kind), group in groups.items():
+            names, params = zip(*group, strict=True)
             grads = torch._foreach_mul([p.grad for p in params], shrink)
             m = [self.state[n]["m"] for n in names]
             if is_muon:
                 torch._foreach_mul_(m, 0.95)
                 torch._foreach_add_(m, grads)
                 ahead = torch.stack(torch._foreach_add(grads, m, alpha=0.95))
-                u = orthogonalize(ahead.flatten(2))  # [matrices, rows, columns]
+                u = orthogonalize(ahead.flatten(2), dtype=self.dtype)  # [matrices, rows, columns]
                 size = max(1.0, u.shape[1] / u.shape[2]) ** 0.5 * self.muon_lr * scale
                 torch._foreach_mul_(params, 1 - self.decay * size)
                 torch._foreach_add_(params, list(u.view_as(ahead)), alpha=-size)
@@ -98,7 +105,7 @@ class Optimizer:
                 torch._foreach_addcdiv_(params, m, root, step)
             for p in params:
                 p.grad = None
-        return float(norm)
+        return norm
 
 
 class Run:
@@ -123,6 +130,9 @@ class Run:
         the run is, is then the larger of the two fractions.
     facts : dict, optional
         What else the card should say of this run (batch, pictures, ...).
+    dtype : torch.dtype, optional
+        Of the optimizer's arithmetic, as of `arithmetic`: runs that are to be compared digit by digit, on
+        any machine, take float32, here and in `autocast`.
     """
 
     def __init__(
@@ -142,21 +152,16 @@ class Run:
         began=None,
         seconds=None,
         facts=None,
+        dtype=None,
     ):
         self.budget, self.facts = seconds, {"machine": machine()} | (facts or {})
         self.processes = join(next(model.parameters()).device)
         if self.processes.count > 1:
             self.facts["processes"] = self.processes.count
-        self.name, self.model, self.total, self.warmup, self.cooldown, self.seed = (
-            name,
-            model,
-            total,
-            warmup,
-            cooldown,
-            seed,
-        )
-        self.path = Path(folder) / f"{name}.safetensors"
-        self.optimizer = Optimizer(model.named_parameters(), lr, muon_lr, muon)
+        self.name, self.model, self.total, self.seed = name, model, total, seed
+        self.warmup, self.cooldown = warmup, cooldown
+        self.folder, self.path = Path(folder), checkpoint(folder, name)
+        self.optimizer = Optimizer(model.named_parameters(), lr, muon_lr, muon, dtype=dtype)
         self.ema_decay, self.save_every = ema, save_every
         self.ema = {n: p.detach().clone() for n, p in model.named_parameters()} if ema else {}
         self.done, self.seconds, self.log, self.began = 0, 0.0, [], began
@@ -175,14 +180,8 @@ class Run:
     def steps(self):
         """Yield step numbers from where the last checkpoint stopped; saves on the way and at the end."""
         last = time.time()
-        bar = tqdm(
-            range(self.done, self.total),
-            initial=self.done,
-            total=self.total,
-            desc=self.name,
-            mininterval=10,
-            disable=self.processes.rank > 0,
-        )
+        how = {"desc": self.name, "mininterval": 10, "disable": self.processes.rank > 0}
+        bar = tqdm(range(self.done, self.total), initial=self.done, total=self.total, **how)
         started, before, begun = time.time(), self.seconds, self.done
         for i in bar:
             torch.manual_seed(self.seed * 1_000_003 + i)  # a resumed run sees the same noise
@@ -196,6 +195,7 @@ class Run:
                 self.save()
                 last = time.time()
         if self.done > begun:
+            self.total = self.done  # it has ended, and does not go on where it is asked for again
             self.save()
 
     def update(self, loss, i, **numbers):
@@ -212,7 +212,7 @@ class Run:
                 )
         if i % 20 == 0:
             self.log.append(
-                {"step": i, "loss": round(self.processes.mean(loss), 5), "norm": round(norm, 3)}
+                {"step": i, "loss": round(self.processes.mean(loss), 5), "norm": round(float(norm), 3)}
                 | {k: round(self.processes.mean(v), 5) for k, v in numbers.items()}
             )
 
@@ -222,6 +222,15 @@ class Run:
             self.model.load_state_dict(self.ema, strict=False)
         return self.model
 
+    @contextmanager
+    def with_average(self):
+        """Within this block the model has the average of its weights; afterwards its own again."""
+        own = {n: p.detach().clone() for n, p in self.model.named_parameters()}
+        try:
+            yield self.averaged()
+        finally:
+            self.model.load_state_dict(own, strict=False)
+
     def save(self):
         if self.processes.rank > 0:
             return
@@ -229,7 +238,7 @@ class Run:
         tensors |= {f"ema.{k}": v for k, v in self.ema.items()}
         tensors |= {f"opt.{n}.{k}": v for n, s in self.optimizer.state.items() for k, v in s.items()}
         tensors = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
-        meta = {"done": self.done, "seconds": self.seconds, "log": self.log}
+        meta = {"done": self.done, "total": self.total, "seconds": self.seconds, "log": self.log}
         meta |= {"began": self.began, "facts": self.facts}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
@@ -237,8 +246,8 @@ class Run:
         os.replace(part, self.path)
 
     def _load(self):
+        meta = progress(self.folder, self.name)
         with safe_open(self.path, "pt") as f:
-            meta = json.loads(f.metadata()["run"])
             get = f.get_tensor
             self.model.load_state_dict({k[6:]: get(k) for k in f.keys() if k.startswith("model.")})
             for n in self.ema:
@@ -247,8 +256,23 @@ class Run:
                 for k in s:
                     s[k].copy_(get(f"opt.{n}.{k}"))
         self.done, self.seconds, self.log = meta["done"], meta["seconds"], meta["log"]
-        self.began, self.facts = meta.get("began"), self.facts | meta.get("facts", {})
+        # where this run has nothing left to do, the facts are of the one that did its steps
+        self.began, noted = meta.get("began"), meta.get("facts", {})
+        self.facts = noted | self.facts if self.done < self.total else self.facts | noted
         self.optimizer.count = self.done
+
+
+def checkpoint(folder, name) -> Path:
+    """Where the checkpoint of a run lies."""
+    return Path(folder) / f"{name}.safetensors"
+
+
+def progress(folder, name) -> dict:
+    """``done``, ``total``, ... of the run whose checkpoint has that name; empty where there is none."""
+    if not (path := checkpoint(folder, name)).exists():
+        return {}
+    with safe_open(path, "pt") as f:
+        return json.loads(f.metadata()["run"])
 
 
 def machine() -> str:
@@ -272,6 +296,13 @@ def native_bfloat16(device):
     return torch.device(device).type != "cpu" or native
 
 
-def autocast(device):
-    """bfloat16 arithmetic with float32 weights, where the device has it."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=native_bfloat16(device))
+def arithmetic(device, dtype=None):
+    """``dtype``, or what is fast on this device: bfloat16 where it has instructions for it, else float32."""
+    return dtype or (torch.bfloat16 if native_bfloat16(device) else torch.float32)
+
+
+def autocast(device, dtype=None):
+    """Arithmetic of that `arithmetic`, with float32 weights."""
+    kind = torch.device(device).type
+    enabled = arithmetic(device, dtype) == torch.bfloat16
+    return torch.autocast(kind, torch.bfloat16, enabled=enabled)

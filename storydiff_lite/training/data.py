@@ -1,7 +1,7 @@
 """Pictures to train on: drawn once, kept in memory, the same for the same seed.
 
-The splits are apart by their seeds: ``train`` for the generator, ``judge`` for the judge's own training,
-``heldout`` for every number that is reported.
+Drawn pictures are kept in files whose names follow from the renderer (`renderer`), so that a world that
+draws otherwise never meets pictures of the one before it.
 """
 
 from __future__ import annotations
@@ -11,38 +11,34 @@ import os
 import random
 import sys
 import zlib
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from .. import weights, world
 
-SPLITS = ("train", "judge", "heldout")
-#: how often each kind of sample comes up in the training of the U-Net; a strip is two pictures
-MIX = {"single": 0.28, "twins": 0.10, "pair": 0.10, "empty": 0.02, "strip": 0.50}
+#: how often each kind of sample comes up in the training of the U-Net; a strip is two pictures.  Twins are
+#: few: a model that saw many of them draws two of one kind when it is asked for a bear and a cat.
+MIX = {"single": 0.22, "twins": 0.04, "pair": 0.20, "empty": 0.02, "strip": 0.36, "pair strip": 0.16}
+#: the same of pages, four pictures each
+PAGES = {"page": 0.6, "pair page": 0.4}
 
-#: kinds of samples that show one character in several pictures
-SEVERAL = {"strip": 2, "page": 4, "album": 5}
 
-
-def specimen(split: str, i: int, mix=None) -> list[world.Picture]:
-    """The i-th sample of a split: one picture, or the two of a strip, four of a page, five of an album."""
-    if split not in SPLITS:
-        raise ValueError(f"There is no split {split!r}: use one of {', '.join(SPLITS)}.")
-    rng = random.Random(f"{split}/{i}")
-    mix = mix or {"single": 1}
-    kind = rng.choices(tuple(mix), tuple(mix.values()))[0]
-    if kind in SEVERAL:
-        return world.random_strip(rng, SEVERAL[kind])
-    if kind == "empty":
-        return [world.Picture(rng.choice(tuple(world.SCENES)), (), rng.randrange(1 << 30))]
-    one = world.Character.random(rng)
-    if kind == "single":
-        return [world.random_picture(rng, one)]
-    return [world.random_group(rng, [one, one if kind == "twins" else world.Character.random(rng)])]
+@cache
+def renderer() -> str:
+    """Eight hexadecimal digits that change when the world draws otherwise: of every action in every scene."""
+    found = 0
+    for i, scene in enumerate(world.SCENES):
+        rng = random.Random(f"renderer/{i}")
+        for action in world.ACTIONS:
+            found = zlib.crc32(
+                world.render(world.random_picture(rng, None, action, scene), 32).tobytes(), found
+            )
+    return f"{found:08x}"
 
 
 def draw(picture, size: int):
@@ -55,12 +51,33 @@ def on_all_cores(work, items, desc, few=4000):
     must not compute with torch.
     """
     cores = os.cpu_count() or 1
-    if len(items) < few or cores < 4:
+    if len(items) < few or cores < 2:
         return [work(x) for x in tqdm(items, desc=desc, mininterval=10)]
     # forked where that is possible: the other way each process imports everything anew
     how = "fork" if sys.platform == "linux" else "spawn"
     with multiprocessing.get_context(how).Pool(cores) as pool:
         return list(tqdm(pool.imap(work, items, chunksize=64), total=len(items), desc=desc, mininterval=10))
+
+
+def kept(path, make) -> dict[str, torch.Tensor]:
+    """The tensors of a file, which ``make()`` makes where it is not there yet."""
+    if not path.exists():
+        tensors = {k: v.contiguous() for k, v in make().items()}
+        weights.atomic_save(path, lambda to: save_file(tensors, to))
+    return load_file(path)
+
+
+def first_rows(rows, folder, start, n, end, make) -> torch.Tensor:
+    """The first ``rows`` of a file ``START-N-END.npy`` in ``folder``, of ``n`` samples or more: a larger one
+    begins with these.  Where there is none it is written, and holds ``make()``.
+    """
+    for file in Path(folder).glob(f"{start}-*-{end}.npy"):
+        enough = int(file.name.removeprefix(f"{start}-").partition("-")[0]) >= n
+        if enough and len(a := np.load(file, mmap_mode="r")) >= rows:
+            return torch.from_numpy(np.array(a[:rows]))
+    a = np.stack(make())
+    weights.atomic_save(Path(folder) / f"{start}-{n}-{end}.npy", lambda to: np.save(to, a))
+    return torch.from_numpy(a)
 
 
 def pool(split: str, n: int, size: int, mix=None, cache="checkpoints"):
@@ -71,16 +88,12 @@ def pool(split: str, n: int, size: int, mix=None, cache="checkpoints"):
     samples : list of list of world.Picture
     pixels : uint8 tensor [number of pictures, 3, size, size], the pictures of all samples in order
     """
-    samples = [specimen(split, i, mix) for i in range(n)]
+    samples = [world.sample_pictures(split, i, mix) for i in range(n)]
     flat = [p for s in samples for p in s]
-    name = "single" if not mix else f"{zlib.crc32(repr(sorted(mix.items())).encode()):08x}"
-    path = Path(cache) / f"pool-{split}-{name}-{n}-{size}.npy"
-    for kept in Path(cache).glob(f"pool-{split}-{name}-*-{size}.npy"):  # a larger pool begins with this one
-        if int(kept.stem.split("-")[3]) >= n and len(a := np.load(kept, mmap_mode="r")) >= len(flat):
-            return samples, torch.from_numpy(np.array(a[: len(flat)]))
-    a = np.stack(on_all_cores(partial(draw, size=size), flat, f"drawing {split}"))
-    weights.atomic_save(path, lambda to: np.save(to, a))
-    return samples, torch.from_numpy(a)
+    kinds = "single" if not mix else f"{zlib.crc32(repr(sorted(mix.items())).encode()):08x}"
+    start = f"pool-{split}-{kinds}.{renderer()}"
+    work = partial(on_all_cores, partial(draw, size=size), flat, f"drawing {split}")
+    return samples, first_rows(len(flat), cache, start, n, size, work)
 
 
 def to_float(pixels):

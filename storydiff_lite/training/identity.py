@@ -2,53 +2,44 @@
 
 As PhotoMaker (Li et al. 2312.04461, section 3.2 and 4.1): the text encoders and the U-Net stay as they are;
 the image encoder, its two projections, the fuse module and a LoRA on the U-Net's attention layers learn
-together.  The prompt names the species, the action and the scene, so that everything else can come from the
-pictures alone.
+together.
 
 Deviations.  All of the small image encoder is trained, not its last layers; one to four reference pictures a
-step instead of all there are.  The denoising loss alone taught hats and bows hardly at all: they are a
-hundredth of a picture, and noise hides them.  So the U-Net that is told everything *in words* is the teacher,
-and the run has three parts, from cheap to dear:
+step instead of all there are.  The U-Net that reads everything in words is the teacher (`distillation`), and
+the run has three parts, from cheap to dear:
 
 1. *naming*: linear heads, thrown away afterwards, must name the attributes from each fused token;
-2. *layers*: each cross-attention layer, asked what it was asked when the words were read, must answer to the
-   pictures what it answered to the words (`Questions`); no pass through the U-Net is needed;
-3. *whole*: the whole U-Net must predict what is true, and what it predicted when it was told in words.
+2. *layers*: the queries of each cross-attention layer are recorded while the U-Net reads the teacher's words;
+   for these queries the layer's output with the fused tokens must equal its output with the words
+   (`AttentionDistillation`); no pass through the U-Net is needed;
+3. *whole*: the whole U-Net must predict the true velocity, and what it predicts when it reads the words.
 
 Some of the prompts name nobody and must be drawn as before, so that the LoRA changes nothing but what a fused
 token says.
-
-A fifth of all characters (`withheld`) never comes up here: measurements are taken on those.
 """
 
 from __future__ import annotations
 
 import random
-import zlib
-from contextlib import contextmanager
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import CLIPVisionConfig
 
 from .. import world
 from ..identity import IDEncoder
-from ..tokens import MAX_LENGTH, TRIGGER_ID, expand_class_token, load_tokenizer
+from ..motion import fit_pixels
 from . import data
-from .common import Run, autocast
-from .unet import EVERY, fastest_attention, importances, latent_pool, losses_at, noise_schedule, time_ids
+from .distillation import Distillation, losses, velocities, without_lora
+from .unet import LOOKS, fastest_attention, losses_at, noise_schedule
+from .vae import latents_of
 
 #: attributes that a fused token must be able to name
 NAMED = ("fur", "skin", "outfit", "accessory", "accessory_colour")
-
-
-def withheld(character: world.Character) -> bool:
-    """Whether a character is kept for measurements."""
-    return zlib.crc32(repr(character).encode()) % 5 == 0
 
 
 def build(vision, widths=(32, 64)) -> IDEncoder:
@@ -70,42 +61,11 @@ def with_trigger(caption: str, trigger_word="img") -> str:
     return caption.replace(species, f"{species} {trigger_word}", 1)
 
 
-class IdentityPrompts:
+def read_trigger(prompts, captions, n, device):
     """Captions with a trigger word -> (states [B, 77, D], class_tokens_mask [B, 77], pooled [B, P])."""
-
-    def __init__(self, prompts):
-        self.prompts, self.words = prompts, load_tokenizer()
-
-    @torch.no_grad()
-    def __call__(self, captions, n):
-        states, mask = [], []
-        for encoder, tokenizer in zip(self.prompts.encoders, self.prompts.tokenizers, strict=True):
-            pad = tokenizer.pad_token_id
-            rows = [
-                expand_class_token(ids, TRIGGER_ID, n, MAX_LENGTH, pad)
-                for ids in self.words(captions, verbose=False).input_ids
-            ]
-            ids, mask = (torch.tensor(x, device=self.prompts.device) for x in zip(*rows, strict=True))
-            out = encoder(ids, output_hidden_states=True)
-            states.append(out.hidden_states[-2])
-        return torch.cat(states, -1), mask, out.text_embeds
-
-
-def albums(split, n, size, folder):
-    """Albums of five pictures of one character (none withheld), and their pixels [n, 5, 3, size, size]."""
-    samples, pixels = data.pool(split, n, size, {"album": 1}, folder)
-    keep = [i for i, s in enumerate(samples) if not withheld(s[0].actors[0].character)]
-    return [samples[i] for i in keep], pixels.unflatten(0, (n, 5))[keep]
-
-
-def material(vae, n, size, device, folder):
-    """What a run learns from: `albums`, their unscaled latents [n, 5, 4, 16, 16] and how much each place of a
-    picture counts [n, 5, 1, 16, 16].
-    """
-    samples, pixels = albums("train", n, size, folder)
-    latents = latent_pool(vae.to(device), samples, pixels.flatten(0, 1), device, folder)[0]
-    five = (len(samples), 5)
-    return samples, pixels, latents.unflatten(0, five), importances(samples, folder).unflatten(0, five)
+    ids, mask = prompts.class_token_ids(captions, n)
+    states, pooled = prompts.encode(ids)
+    return states, mask.to(device), pooled
 
 
 class Learner(nn.Module):
@@ -150,48 +110,61 @@ def lora_state(unet):
     return get_peft_model_state_dict(unet) if lora_of(unet) else None
 
 
-class Questions:
-    """What the cross-attention layers are asked while the U-Net reads words, and what the words answer.
+class AttentionDistillation:
+    """What the cross-attention layers answer to words, asked by queries of a U-Net that reads these words.
 
     Parameters
     ----------
     unet : UNet2DConditionModel
         Without its LoRA.
     x : Tensor [P, 4, h, w]
-        Clean latents, scaled; each is asked about once, at a late time.
+        Clean latents, scaled; each is denoised once, at a late time.
     words : callable
         ``words(rows) -> (states, pooled)`` of the prompts that name everything.
     plain : callable
-        The same of prompts that name the species alone; what the two answer differently sets the unit of
-        each layer's loss.
+        The same of prompts that name the species alone; how far the answers to these are from the words' sets
+        the unit of each layer's loss.
     """
 
-    def __init__(self, unet, x, words, plain, ids, device, batch=32):
-        self.unet = unet
+    def __init__(self, unet, x, words, plain, ids, batch=32):
+        self.unet, device = unet, ids.device
         self.layers = [n for n, m in unet.named_modules() if n.endswith("attn2")]
         schedule, g = noise_schedule(), torch.Generator().manual_seed(0)
-        asked, heard = {n: [] for n in self.layers}, []
-        hooks = [unet.get_submodule(n).register_forward_pre_hook(_keep(asked[n])) for n in self.layers]
+        queries, states = {n: [] for n in self.layers}, []
+        hooks = [unet.get_submodule(n).register_forward_pre_hook(_keep(queries[n])) for n in self.layers]
         try:
             with torch.no_grad(), without_lora(unet):
-                for rows in tqdm(torch.arange(len(x)).split(batch), desc="asking", mininterval=10):
+                for rows in tqdm(torch.arange(len(x)).split(batch), desc="queries", mininterval=10):
                     t = torch.randint(0, 1000, (2, len(rows)), generator=g).amax(0)
                     noise = torch.randn(x[rows].shape, generator=g)
                     noisy = schedule.add_noise(x[rows].float(), noise, t).to(device)
-                    said = words(rows.tolist())
-                    velocities(unet, noisy, t.to(device), said, ids[: len(rows)], device)
-                    heard.append(said[0].half().cpu())
+                    prompt_embeds = words(rows.tolist())
+                    velocities(unet, noisy, t.to(device), prompt_embeds, ids[:1].expand(len(rows), -1))
+                    states.append(prompt_embeds[0].half().cpu())
         finally:
             for hook in hooks:
                 hook.remove()
-        self.asked = {n: torch.cat(asked[n]) for n in self.layers}  # each [P, tokens, C], half precision
-        self.heard, self.unit = torch.cat(heard), {}  # [P, 77, D]
-        some = list(range(min(256, len(x))))
+        self.queries = {n: torch.cat(queries[n]) for n in self.layers}  # each [P, tokens, C], half precision
+        self.teacher_states, self.unit = torch.cat(states), {}  # [P, 77, D]
+        rows = list(range(min(256, len(x))))
         with torch.no_grad(), without_lora(unet):
             for n in self.layers:
-                layer, q = unet.get_submodule(n), self.asked[n][some].float().to(device)
-                answers = (layer(q, y) for y in (self.heard[some].float().to(device), plain(some)[0]))
+                layer, q = unet.get_submodule(n), self.queries[n][rows].float().to(device)
+                answers = (
+                    layer(q, y) for y in (self.teacher_states[rows].float().to(device), plain(rows)[0])
+                )
                 self.unit[n] = float((next(answers) - next(answers)).square().mean())
+
+    @classmethod
+    def of_albums(cls, unet, samples, x, prompts, ids):
+        """Queries about the first picture of each album."""
+
+        def encoder(mention):
+            rng = random.Random("questions")
+            texts = [world.caption(album[0], rng, mention) for album in samples]
+            return lambda rows: prompts([texts[r] for r in rows])
+
+        return cls(unet, x, encoder(LOOKS), encoder(frozenset()), ids)
 
     def loss(self, rows, states, weight):
         """How far the answers to ``states`` [B, 77, D] are from those to the words, in units of how far those
@@ -199,9 +172,9 @@ class Questions:
         """
         total = 0.0
         for n in self.layers:
-            layer, q = self.unet.get_submodule(n), self.asked[n][rows].float().to(states.device)
+            layer, q = self.unet.get_submodule(n), self.queries[n][rows].float().to(states.device)
             with torch.no_grad(), without_lora(layer):
-                wanted = layer(q, self.heard[rows].float().to(states.device))  # [B, tokens, C]
+                wanted = layer(q, self.teacher_states[rows].float().to(states.device))  # [B, tokens, C]
             side = round(q.shape[1] ** 0.5)
             w = F.adaptive_max_pool2d(weight, side).flatten(1).unsqueeze(2)  # [B, tokens, 1]
             error = (layer(q, states) - wanted).square() * (w / w.mean())
@@ -213,175 +186,101 @@ def _keep(into):
     return lambda module, args: into.append(args[0].detach().half().cpu())
 
 
-def velocities(unet, noisy, t, said, ids, device):
-    """The U-Net's prediction, told ``said`` = (states, pooled)."""
-    with autocast(device):
-        v = unet(noisy, t, said[0], added_cond_kwargs={"text_embeds": said[1], "time_ids": ids}).sample
-    return v.float()
-
-
-def losses(unet, schedule, x, said, in_words, ids, device, weight, teacher=None):
-    """How far the prediction is from the truth, and from the prediction of the U-Net told all in words.
-
-    The second asks for the same pictures, and is the better teacher: what noise has hidden it does not ask
-    for.  The teacher is the U-Net itself without its LoRA, or another one.  x
-    [B, 4, h, w]; ``weight`` [B, 1, h, w] says how much each place counts.
-    """
-    noise = torch.randn_like(x)
-    t = torch.randint(0, schedule.config.num_train_timesteps, (2, len(x)), device=device).amax(0)
-    noisy, truth = schedule.add_noise(x, noise, t), schedule.get_velocity(x, noise, t)
-    with torch.no_grad(), without_lora(unet):
-        wanted = velocities(unet if teacher is None else teacher, noisy, t, in_words, ids, device)
-    v, scale = velocities(unet, noisy, t, said, ids, device), weight / weight.mean()
-    return ((v - truth).square() * scale).mean(), ((v - wanted).square() * scale).mean()
-
-
-@contextmanager
-def without_lora(module):
-    """A U-Net, or a layer of it, as it was, for a while."""
-    tuned = [m for m in module.modules() if isinstance(m, BaseTunerLayer)]
-    for m in tuned:
-        m.enable_adapters(False)
-    try:
-        yield
-    finally:
-        for m in tuned:
-            m.enable_adapters(True)
-
-
-def ask(unet, samples, latents, scale, prompts, ids, device):
-    """`Questions` about the first picture of each album."""
-
-    def told(mention):
-        words = random.Random("questions")
-        texts = [world.caption(album[0], words, mention) for album in samples]
-        return lambda rows: prompts([texts[r] for r in rows])
-
-    ids = ids[:1].expand(32, -1)
-    return Questions(unet, latents[:, 0] * scale, told(EVERY), told(frozenset()), ids, device)
-
-
 def train(
     vae,
     prompts,
     vision,
     unet,
-    scale,
     steps=2550,
-    batch=24,
     naming=200,
     layers=2000,
-    size=64,
     seed=0,
     device="cpu",
     rank=16,
-    pictures=4000,
-    folder="checkpoints",
-    seconds=None,
     name="identity",
+    start=None,
+    **run,
 ):
     """Train, and return ``(encoder, run)``; the U-Net keeps the LoRA.
 
-    ``vision`` is the CLIP image encoder to begin with; ``rank`` of the LoRA, 0: none; ``pictures`` counts
-    albums of five.  The first ``naming`` steps are for naming, the next ``layers`` for the layers, the others
-    for the whole.  ``seconds`` of wall time end the run early, as in `Run`.
+    ``vision`` is the CLIP image encoder to begin with; ``rank`` of the LoRA, 0: none.  The first ``naming``
+    steps are for naming, the next ``layers`` for the layers, the others for the whole.  ``**run`` is of
+    `Distillation`, such as ``batch``, ``pictures``, ``folder`` and ``seconds``.
+
+    ``start`` is an encoder and the state of its LoRA (or None) to go on from, for a U-Net that has changed,
+    and ``began`` what their card says: then a tenth of the steps is for naming (the heads are new), a half
+    for the layers, and the steps are half as large.
     """
     torch.manual_seed(seed)
     widths = tuple(e.config.hidden_size for e in prompts.encoders)
     encoder = build(vision, widths).to(device)
-    unet = unet.to(device).eval()
+    unet = unet.to(device, memory_format=torch.channels_last).eval()
     add_lora(unet, rank)
+    if start is not None:
+        naming, layers = steps // 10, steps // 2
+        encoder.load_state_dict(start[0].state_dict())
+        if start[1]:
+            set_peft_model_state_dict(unet, start[1])
     unet.set_attn_processor(fastest_attention(device))
-    learner = Learner(encoder, unet).to(device)
-    run = Run(
-        name,
-        learner,
-        steps,
-        lr=1e-3,
-        muon_lr=0.005,
-        ema=0.99,
-        seed=seed,
-        folder=folder,
-        seconds=seconds,
-        facts={"batch": batch, "albums": pictures, "rank": rank},
-    )
-    samples, pixels, latents, weight = material(vae, pictures, size, device, folder)
-    schedule, tell = noise_schedule(device), IdentityPrompts(prompts)
-    ids = torch.tensor([time_ids(size, size)] * batch, dtype=torch.float32, device=device)
-    questions = None
-    for i in run.steps():
+    learner, further = Learner(encoder, unet).to(device), start is not None
+    run |= {"seed": seed, "facts": {"rank": rank}}
+    d = Distillation(name, learner, vae, vision, steps, device, further, **run)
+    attention = None
+    for i in d.run.steps():
         rng = random.Random(f"identity/{seed}/{i}")
         in_layers = naming <= i < naming + layers
-        if in_layers and questions is None:
-            questions = ask(unet, samples, latents, scale, prompts, ids, device)
-        some, n = rng.choices(range(len(samples)), k=batch), rng.randint(1, 4)
-        order = [rng.sample(range(5), n + 1) for _ in some]  # the picture to draw, and its references
-        if in_layers:  # about the first picture of each album the layers were asked
-            order = [[0, *rng.sample(range(1, 5), n)] for _ in some]
-        target = [o[0] for o in order]
-        refs = torch.stack([pixels[j, o[1:]] for j, o in zip(some, order, strict=True)])  # [B, n, 3, S, S]
-        drawn = [samples[j][k] for j, k in zip(some, target, strict=True)]
-        plain = [world.caption(p, rng, frozenset()) for p in drawn]
-        # two of them name nobody: the LoRA must leave them as they were
-        nobody = [] if in_layers else ["", plain[1]]
-        k = len(nobody)
-        states, mask, pooled = tell([with_trigger(c) for c in plain[k:]], n)
+        if in_layers and attention is None:
+            x = d.latents[:, 0] * d.scale
+            attention = AttentionDistillation.of_albums(unet, d.samples, x, prompts, d.ids)
+        b = d.draw(rng, first=in_layers)  # the layers' queries are about the first picture of each album
+        # two prompts name nobody: the LoRA must leave them as they were
+        nobody = [] if in_layers else ["", b.captions[1]]
+        k, n = len(nobody), b.references.shape[1]
+        states, mask, pooled = read_trigger(prompts, [with_trigger(c) for c in b.captions[k:]], n, device)
         if nobody:
             own_states, own_pooled = prompts(nobody)
             states, pooled = torch.cat([own_states, states]), torch.cat([own_pooled, pooled])
             mask = F.pad(mask, (0, 0, k, 0))  # [B, 77]
-        fused = learner.encoder(data.to_float(refs).to(device), states, mask)
-        named = learner.naming_loss(fused, mask, [p.actors[0].character for p in drawn])
-        # squared: a mistake on a character counts 4 times, on its accessory 16 times
-        places = weight[some, target].float().square().to(device)
+        references = d.pixels[torch.tensor(b.rows)[:, None], b.references]  # [B, n, 3, S, S]
+        fused = learner.encoder(data.to_float(references).to(device), states, mask)
+        named = learner.naming_loss(fused, mask, [p.actors[0].character for p in b.pictures])
         if i < naming:
-            run.update(named, i, named=named)
+            d.run.update(named, i, named=named)
         elif in_layers:
-            answers = questions.loss(some, fused, places)
-            run.update(answers + 0.1 * named, i, answers=answers, named=named)
+            answers = attention.loss(b.rows, fused, b.weight)
+            d.run.update(answers + 0.1 * named, i, answers=answers, named=named)
         else:
-            true, taught = losses(
-                unet,
-                schedule,
-                (latents[some, target].float() * scale).to(device),
-                (fused, pooled),
-                prompts(nobody + [world.caption(p, rng, EVERY) for p in drawn[k:]]),
-                ids,
-                device,
-                places,
-            )
-            run.update(0.25 * true + taught + 0.02 * named, i, true=true, taught=taught, named=named)
-    run.averaged()
-    return encoder.eval(), run
+            in_words = prompts(nobody + [world.caption(p, rng, LOOKS) for p in b.pictures[k:]])
+            given = (fused, pooled), in_words, d.ids, b.weight
+            true, taught = losses(unet, d.schedule, b.x, *given)
+            d.run.update(0.25 * true + taught + 0.02 * named, i, true=true, taught=taught, named=named)
+    d.run.averaged()
+    return encoder.eval(), d.run
 
 
 @torch.no_grad()
-def measure(encoder, vae, prompts, unet, scale, size=64, device="cpu", n=128, times=(600, 800, 950)):
-    """Held-out velocity loss on withheld characters, by what the U-Net is told.
+def measure(encoder, vae, prompts, unet, device="cpu", n=128, times=(600, 800, 950)):
+    """Held-out velocity loss on withheld characters, by what the U-Net reads.
 
     ``{"text only" | "1 picture" | "4 pictures" | "all in words": {time: loss}}``: the last names every
     attribute in the caption, which pictures cannot be expected to beat by much.
     """
-    rng, tell = random.Random("measure"), IdentityPrompts(prompts)
-    some = []
-    for i in range(100 * n):
-        if withheld((album := data.specimen("heldout", i, {"album": 1}))[0].actors[0].character):
-            some.append(album)
-        if len(some) == n:
-            break
-    drawn = torch.from_numpy(data.np.stack([data.draw(p, size) for album in some for p in album]))
-    pixels = data.to_float(drawn).unflatten(0, (n, 5))  # [n, 5, 3, S, S]
-    x = torch.cat([vae.encode(p.to(device)).latent_dist.mode() for p in pixels[:, 0].split(32)]) * scale
+    rng, size = random.Random("measure"), vae.config.sample_size
+    drawn = (world.sample_pictures("heldout", i, {"album": 1}) for i in range(100 * n))
+    samples = list(islice((a for a in drawn if world.withheld(a[0].actors[0].character)), n))
+    pixels = torch.from_numpy(data.np.stack([data.draw(p, size) for album in samples for p in album]))
+    pixels = pixels.unflatten(0, (n, 5))  # [n, 5, 3, S, S]
+    x = latents_of(vae, pixels[:, 0], 32) * vae.config.scaling_factor
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(device)
-    plain = [world.caption(album[0], rng, frozenset()) for album in some]
-    words = {
-        "text only": prompts(plain),
-        "all in words": prompts([world.caption(album[0], rng, EVERY) for album in some]),
-    }
-    told = {}
-    for k, name in ((1, "1 picture"), (4, "4 pictures")):
-        states, mask, pooled = tell([with_trigger(c) for c in plain], k)
-        told[name] = encoder(pixels[:, 1 : 1 + k].to(device), states, mask), pooled
+    plain = [world.caption(album[0], rng, frozenset()) for album in samples]
+    words = [world.caption(album[0], rng, LOOKS) for album in samples]
     with without_lora(unet):
-        out = {name: losses_at(unet, x, noise, *said, size, times) for name, said in words.items()}
-    return out | {name: losses_at(unet, x, noise, *said, size, times) for name, said in told.items()}
+        out = {
+            name: losses_at(unet, x, noise, *prompts(texts), size, times)
+            for name, texts in (("text only", plain), ("all in words", words))
+        }
+    for k, name in ((1, "1 picture"), (4, "4 pictures")):
+        states, mask, pooled = read_trigger(prompts, [with_trigger(c) for c in plain], k, device)
+        fused = encoder(fit_pixels(encoder, data.to_float(pixels[:, 1 : 1 + k]).to(device)), states, mask)
+        out[name] = losses_at(unet, x, noise, fused, pooled, size, times)
+    return out

@@ -17,9 +17,8 @@ from torch import nn
 
 from .. import world
 from . import data
-from .common import Run
-from .identity import losses, material
-from .unet import EVERY, fastest_attention, noise_schedule, time_ids
+from .distillation import Distillation, losses
+from .unet import LOOKS, fastest_attention
 
 TOKENS = 4  # that diffusers makes of one picture
 
@@ -71,90 +70,53 @@ class Learner(nn.Module):
         return {n.replace("/", "."): p.detach().clone() for n, p in self.adapter.items()}
 
 
-class Shown(nn.Module):
-    """A U-Net that is also shown pictures: called as a U-Net is, with ``said`` = (states, pooled)."""
+class WithPictures(nn.Module):
+    """A U-Net that also reads ``pictures``, embeddings [B, n, width]; called as a U-Net is."""
 
     def __init__(self, unet):
         super().__init__()
         self.unet, self.pictures = unet, None
 
     def forward(self, noisy, t, states, added_cond_kwargs):
-        more = added_cond_kwargs | {"image_embeds": [self.pictures]}  # [B, n, width]
+        more = added_cond_kwargs | {"image_embeds": [self.pictures]}
         return self.unet(noisy, t, states, added_cond_kwargs=more)
 
 
-def train(
-    vae,
-    prompts,
-    vision,
-    unet,
-    scale,
-    steps=2000,
-    batch=24,
-    size=64,
-    seed=0,
-    device="cpu",
-    pictures=4000,
-    folder="checkpoints",
-    seconds=None,
-    name="ip-adapter",
-):
-    """Train, and return ``(learner, run)``; ``pictures`` counts albums of five."""
+def train(vae, prompts, vision, unet, steps=2000, seed=0, device="cpu", name="ip-adapter", start=None, **run):
+    """Train, and return ``(learner, run)``; ``**run`` is of `Distillation`, such as ``batch`` and ``folder``.
+
+    ``start`` is the state of an adapter (published name -> tensor) to go on from, for a U-Net that has
+    changed, and ``began`` what its card says; the steps are then half as large.
+    """
     torch.manual_seed(seed)
-    teacher = unet.to(device).eval().requires_grad_(False)
+    teacher = unet.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     teacher.set_attn_processor(fastest_attention(device))
     student = copy.deepcopy(teacher)
     vision = vision.to(device).eval()
     learner = Learner(attach(student, new_state(student, vision.config.projection_dim))).to(device)
+    if start is not None:
+        learner.load_state_dict({f"adapter.{n.replace('.', '/')}": x.float() for n, x in start.items()})
     learner.requires_grad_(True)
-    shown = Shown(student.to(device))
-    run = Run(
-        name,
-        learner,
-        steps,
-        lr=1e-3,
-        muon_lr=0.005,
-        ema=0.99,
-        seed=seed,
-        folder=folder,
-        seconds=seconds,
-        facts={"batch": batch, "albums": pictures},
-    )
-    samples, pixels, latents, weight = material(vae, pictures, size, device, folder)
+    student, further = WithPictures(student.to(device)), start is not None
+    d = Distillation(name, learner, vae, vision, steps, device, further, seed=seed, **run)
     with torch.no_grad():
-        seen = [vision(data.to_float(x).to(device)).image_embeds for x in pixels.flatten(0, 1).split(256)]
-    seen = torch.cat(seen).unflatten(0, (len(samples), 5))  # [albums, 5, width]
-    schedule = noise_schedule(device)
-    ids = torch.tensor([time_ids(size, size)] * batch, dtype=torch.float32, device=device)
-    for i in run.steps():
+        seen = [vision(data.to_float(x).to(device)).image_embeds for x in d.pixels.flatten(0, 1).split(256)]
+    seen = torch.cat(seen).unflatten(0, (-1, 5))  # [albums, 5, width]
+    for i in d.run.steps():
         rng = random.Random(f"ip-adapter/{seed}/{i}")
-        some, n = rng.choices(range(len(samples)), k=batch), rng.randint(1, 4)
-        order = [rng.sample(range(5), n + 1) for _ in some]  # the picture to draw, and its references
-        target, refs = [o[0] for o in order], torch.tensor([o[1:] for o in order], device=device)
-        drawn = [samples[j][k] for j, k in zip(some, target, strict=True)]
-        plain = [world.caption(p, rng, frozenset()) for p in drawn]
-        words = [world.caption(p, rng, EVERY) for p in drawn]
-        pictures_of = seen[torch.tensor(some, device=device)[:, None], refs]  # [B, n, width]
-        for k in range(batch):  # 5% see no picture, 5% read no words, 5% neither: for guidance
+        b = d.draw(rng)
+        plain, words = b.captions, [world.caption(p, rng, LOOKS) for p in b.pictures]
+        student.pictures = seen[torch.tensor(b.rows)[:, None], b.references]  # [B, n, width]
+        for k in range(d.batch):  # 5% see no picture, 5% read no words, 5% neither: for guidance
             dice = rng.random()
             if dice < 0.05 or 0.10 <= dice < 0.15:
-                pictures_of[k], words[k] = 0, plain[k]
+                student.pictures[k], words[k] = 0, plain[k]
             if 0.05 <= dice < 0.15:
                 plain[k] = ""
             if 0.10 <= dice < 0.15:
                 words[k] = ""
-        shown.pictures = pictures_of
-        true, taught = losses(
-            shown,
-            schedule,
-            (latents[some, target].float() * scale).to(device),
-            prompts(plain),
-            prompts(words),
-            ids,
-            device,
-            weight[some, target].float().square().to(device),
-            teacher,
-        )
-        run.update(0.25 * true + taught, i, true=true, taught=taught)
-    run.averaged()
-    return learner, run
+        given = prompts(plain), prompts(words), d.ids, b.weight, teacher
+        true, taught = losses(student, d.schedule, b.x, *given)
+        d.run.update(0.25 * true + taught, i, true=true, taught=taught)
+    d.run.averaged()
+    return learner, d.run

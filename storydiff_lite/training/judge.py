@@ -10,8 +10,6 @@ from ..judge import JudgeNet
 from . import data
 from .common import Run, autocast
 
-MIX = {"single": 1.0}
-
 
 def truth(samples):
     """Labels of pictures of one character: {attribute: long [N]}; -100 where it does not show."""
@@ -42,12 +40,14 @@ def spoil(x):
 @torch.no_grad()
 def measure(net, size, device, n=1000, vae=None):
     """Held-out accuracy of every attribute, on renders or (given a ``vae``) on their reconstructions."""
-    samples, pixels = data.pool("heldout", n, size)
+    samples, pixels = data.pool("heldout", n, size if vae is None else vae.config.sample_size)
     labels, hits = truth(samples), {k: [] for k in world.ATTRIBUTES}
     for i in range(0, n, 64):
         x = data.to_float(pixels[i : i + 64]).to(device)
         if vae is not None:
             x = vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
+            if x.shape[-1] != size:
+                x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
         out = net(x)
         for k, v in out.items():
             want = labels[k][i : i + 64]
@@ -55,21 +55,20 @@ def measure(net, size, device, n=1000, vae=None):
     return {k: float(torch.cat(v).float().mean()) for k, v in hits.items()}
 
 
-def train(steps=1500, batch=64, size=64, seed=0, device="cpu", pictures=16000, folder="checkpoints"):
-    """Train, and return ``(net, run, held-out accuracies)``."""
+def train(steps=1500, batch=64, size=64, seed=0, device="cpu", pictures=16000, **run):
+    """Train, and return ``(net, run)``; ``**run`` is of `Run`, such as its folder."""
     torch.manual_seed(seed)
     net = JudgeNet(size).to(device)
-    run = Run("judge", net, steps, lr=2e-3, muon_lr=0.02, seed=seed, folder=folder, cooldown=0.6)
-    samples, pixels = data.pool("judge", pictures, size, None, folder)
+    drawn = f"{pictures:,} pictures of one character (seeds judge/0 ...), which no other part sees"
+    facts = {"data": drawn, "batch": batch}
+    run = Run("judge", net, steps, lr=2e-3, seed=seed, cooldown=0.6, facts=facts, **run)
+    samples, pixels = data.pool("judge", pictures, size, None, run.folder)
     labels = {k: v.to(device) for k, v in truth(samples).items()}
     for i in run.steps():
         pick = torch.randint(len(samples), (batch,))
         with autocast(device):
             out = net(spoil(data.to_float(pixels[pick]).to(device)))
         loss = sum(F.cross_entropy(v.float(), labels[k][pick], ignore_index=-100) for k, v in out.items())
-        hit = torch.stack(
-            [v.argmax(-1).eq(labels[k][pick]).float().mean() for k, v in out.items() if k != "skin"]
-        ).mean()
-        run.update(loss, i, accuracy=hit)
-    net = run.averaged().eval()
-    return net, run, measure(net, size, device)
+        hits = [v.argmax(-1).eq(labels[k][pick]).float().mean() for k, v in out.items() if k != "skin"]
+        run.update(loss, i, accuracy=torch.stack(hits).mean())
+    return run.averaged().eval(), run

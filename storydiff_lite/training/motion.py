@@ -11,15 +11,19 @@ instead of sixteen, so that the predictor learns times and does not count frames
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
+import math
+import zlib
+from contextlib import nullcontext
+from functools import cache, partial
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from .. import clips, passages, weights
-from ..motion import interpolate, micro, semantic_tokens
+from .. import world
+from ..motion import GRID, interpolate, micro, semantic_tokens
 from . import data
 from .common import Run, autocast
 
@@ -27,33 +31,36 @@ FRAMES = 16
 
 
 def draw_clip(clip, frames, size):
-    """A clip as uint8 [frames, 3, size, size]."""
-    return np.stack([data.draw(p, size) for p in clip.frames(frames)])
+    """A clip, or a panel transition, as uint8 [frames, 3, size, size]."""
+    return np.stack([np.asarray(i).transpose(2, 0, 1) for i in clip.images(frames, size)])
 
 
-#: what transitions are learnt from: (the i-th of a split, its pixels)
-SOURCES = {"clips": (clips.specimen, draw_clip), "passages": (passages.specimen, passages.drawn)}
+#: what transitions are learnt from: the i-th of a split
+SOURCES = {"clips": world.sample_clip, "passages": world.sample_transition}
 
 
-def clip_pool(split: str, n: int, frames: int = FRAMES, size: int = 64, folder="checkpoints", source="clips"):
-    """``n`` clips, or passages, and their pixels, drawn once and kept in ``folder``.
+@cache
+def drawn_by(source="clips") -> str:
+    """Eight hexadecimal digits that change when clips, or passages, are drawn otherwise."""
+    found = int(data.renderer(), 16)
+    for i in range(len(world.clips.KINDS)):
+        found = zlib.crc32(draw_clip(SOURCES[source]("train", i), 4, 32).tobytes(), found)
+    return f"{found:08x}"
+
+
+def clip_pool(split: str, n: int, frames: int, size: int, folder="checkpoints", source="clips"):
+    """``n`` clips, or passages, and their pixels, drawn once and kept in ``folder`` under a name that changes
+    when they are drawn otherwise.
 
     Returns
     -------
-    list of clips.Clip, or of passages.Passage
+    list of Clip, or of PanelTransition
     Tensor uint8 [n, frames, 3, size, size]
     """
-    specimen, draw = SOURCES[source]
-    some = [specimen(split, i) for i in range(n)]
-    # a larger pool begins with this
-    for kept in Path(folder).glob(f"{source}-{split}-*-{frames}-{size}.npy"):
-        if int(kept.stem.split("-")[-3]) >= n:
-            return some, torch.from_numpy(np.array(np.load(kept, mmap_mode="r")[:n]))
-    work = partial(draw, frames=frames, size=size)
-    a = np.stack(data.on_all_cores(work, some, f"drawing {source} of {split}", few=256))
-    path = Path(folder) / f"{source}-{split}-{n}-{frames}-{size}.npy"
-    weights.atomic_save(path, lambda to: np.save(to, a))
-    return some, torch.from_numpy(a)
+    clips = [SOURCES[source](split, i) for i in range(n)]
+    end, work = f"{frames}-{size}-{drawn_by(source)}", partial(draw_clip, frames=frames, size=size)
+    make = partial(data.on_all_cores, work, clips, f"drawing {source} of {split}", few=256)
+    return clips, data.first_rows(n, folder, f"{source}-{split}", n, end, make)
 
 
 def token_pool(image_encoder, pixels, device="cpu", batch=512, dtype=None):
@@ -71,8 +78,38 @@ def token_pool(image_encoder, pixels, device="cpu", batch=512, dtype=None):
     """
     dtype = dtype or (torch.float16 if torch.device(device).type == "cuda" else torch.float32)
     flat, out = pixels.flatten(0, 1), []
+    for x in tqdm(flat.split(batch), desc="encoding", mininterval=10):
+        out.append(semantic_tokens(image_encoder, data.to_float(x.to(device))).to(dtype))
+    return torch.cat(out).unflatten(0, pixels.shape[:2])
+
+
+def regions(latents):
+    """Latents [B, C, H, W] as tokens [B, GRID * GRID, C * H * W / GRID ** 2]: one for each region."""
+    return F.pixel_unshuffle(latents, latents.shape[-1] // GRID).flatten(2).mT
+
+
+def from_regions(tokens):
+    """`regions`, undone for latents of four channels that are as high as wide."""
+    side = math.isqrt(tokens.shape[-1] // 4)
+    return F.pixel_shuffle(tokens.mT.unflatten(2, (GRID, GRID)), side)
+
+
+@torch.no_grad()
+def latent_pool(vae, pixels, device="cpu", batch=64):
+    """`token_pool` in another space: the latents of many clips, cut into as many regions of the picture.
+
+    Parameters
+    ----------
+    vae : AutoencoderKL
+    pixels : uint8 Tensor [n, F, 3, S, S]
+
+    Returns
+    -------
+    Tensor [n, F, tokens, D]
+    """
+    flat, out = pixels.flatten(0, 1), []
     for some in tqdm(flat.split(batch), desc="encoding", mininterval=10):
-        out.append(semantic_tokens(image_encoder, data.to_float(some.to(device))).to(dtype))
+        out.append(regions(vae.encode(data.to_float(some.to(device))).latent_dist.mode()))
     return torch.cat(out).unflatten(0, pixels.shape[:2])
 
 
@@ -97,47 +134,56 @@ def train(
     image_encoder,
     steps=3000,
     batch=128,
-    size=64,
+    size=None,
     seed=0,
     device="cpu",
-    folder="checkpoints",
     pictures=4000,
     frames=FRAMES,
     predictor=None,
-    seconds=None,
     lr=1e-3,
     name="motion",
+    tokens=None,
+    **run,
 ):
     """Train a predictor, and return ``(predictor, run)``.
 
     Parameters
     ----------
     image_encoder : CLIPVisionModelWithProjection
-        Stays as it is.
+        Stays as it is; not needed where ``tokens`` are given.
+    size : int, optional
+        Pixels of the clips; what the encoder takes by default.
     pictures : int
         Clips that are drawn; each also comes up mirrored.
     frames : int
         Frames of a clip; 16 and 6 of them are trained on by turns, or all of them where there are not 16.
     predictor : SemanticMotionPredictor, optional
         To begin with; a new ``motion.micro()`` by default.
-    seconds : float, optional
-        Wall time that ends the run early, drawing not counted.
+    tokens : Tensor [n, F, tokens, D], optional
+        What to learn instead of semantic tokens of drawn clips, such as `latent_pool`'s.
+    **run
+        Of `Run`, such as ``folder`` and ``seconds``.
     """
+    kept = "the fifth of all characters and the quarter of all motions that are kept for measurements"
+    seen = (
+        f"{pictures:,} clips of {frames} frames (seeds clips/train/0 ...), each also mirrored, without {kept}"
+    )
+    if tokens is None:
+        image_encoder = image_encoder.to(device).eval()
+        size = size or image_encoder.config.image_size
+        pixels = clip_pool("train", pictures, frames, size, run.get("folder", "checkpoints"))[1]
+        tokens = torch.cat([token_pool(image_encoder, p, device) for p in (pixels, pixels.flip(-1))])
     torch.manual_seed(seed)
-    image_encoder = image_encoder.to(device).eval()
-    net = (predictor or micro(4 * image_encoder.config.hidden_size)).to(device).train()
-    facts = {"batch": batch, "clips": pictures, "frames": frames}
-    run = Run(name, net, steps, lr, 0.02, ema=0.995, seed=seed, folder=folder, seconds=seconds, facts=facts)
-    pixels = clip_pool("train", pictures, frames, size, folder)[1]
-    tokens = torch.cat([token_pool(image_encoder, p, device) for p in (pixels, pixels.flip(-1))])
+    net = (predictor or micro(tokens.shape[-1])).to(device).train()
+    run = Run(name, net, steps, lr, ema=0.995, seed=seed, facts={"data": seen, "batch": batch}, **run)
     if not run.done:
-        some = tokens[:512].float()
-        net.mean.copy_(some.mean((0, 1, 2)))
-        net.scale.copy_(some.std((0, 1, 2)))
+        first = tokens[:512].float()
+        net.mean.copy_(first.mean((0, 1, 2)))
+        net.scale.copy_(first.std((0, 1, 2)))
     for i in run.steps():
         rows = torch.randint(0, len(tokens), (batch,), device=device)
-        every = 3 if i % 5 == 4 and (frames - 1) % 3 == 0 else 1
-        truth = tokens[rows, ::every].float()  # [B, F, S, D]
+        stride = 3 if i % 5 == 4 and (frames - 1) % 3 == 0 else 1
+        truth = tokens[rows, ::stride].float()  # [B, F, S, D]
         with autocast(device):
             predicted = net(truth[:, 0], truth[:, -1], truth.shape[1])
         loss = relative_error(predicted.float(), truth).mean()
@@ -147,8 +193,9 @@ def train(
 
 
 @torch.no_grad()
-def errors(net, image_encoder, split="heldout", n=140, frames=FRAMES, size=64, device="cpu", folder=None):
-    """Errors of a predictor on clips of a split, clip by clip.
+def errors(net, image_encoder, split="heldout", n=140, frames=FRAMES, size=None, device="cpu", folder=None):
+    """Errors of a predictor on clips of a split, clip by clip; ``size`` is in pixels, the encoder's own by
+    default.
 
     Returns
     -------
@@ -156,32 +203,22 @@ def errors(net, image_encoder, split="heldout", n=140, frames=FRAMES, size=64, d
         Of each clip: ``kind``; ``line`` and ``predicted``, the mean squared errors of its tokens over all
         frames but the first and the last; ``relative``, the second over the first.
     """
-    if folder is None:
-        some = [clips.specimen(split, i) for i in range(n)]
-        work = partial(draw_clip, frames=frames, size=size)
-        pixels = torch.from_numpy(np.stack(data.on_all_cores(work, some, f"drawing {split}", few=256)))
-    else:
-        some, pixels = clip_pool(split, n, frames, size, folder)
-    truth, out = token_pool(image_encoder.to(device), pixels, device).float(), []
-    for k, x in zip(range(0, n, 32), truth.split(32), strict=True):
-        inner = slice(1, -1)
-        far = [
-            (y - x)[:, inner].square().mean((1, 2, 3)).tolist()
-            for y in (
-                interpolate(x[:, 0], x[:, -1], x.shape[1]),
-                net(x[:, 0], x[:, -1], x.shape[1]).float(),
-            )
-        ]
-        for clip, line, predicted in zip(some[k:], *far, strict=False):
-            out.append(
-                {"kind": clip.kind, "line": line, "predicted": predicted, "relative": predicted / line}
-            )
-    return out
+    size = size or image_encoder.config.image_size
+    with nullcontext(folder) if folder else TemporaryDirectory() as folder:
+        clips, pixels = clip_pool(split, n, frames, size, folder)
+    found = []
+    for x in token_pool(image_encoder.to(device), pixels, device).float().split(32):
+        paths = (predict(x[:, 0], x[:, -1], x.shape[1]) for predict in (interpolate, net))
+        found += zip(*((y - x)[:, 1:-1].square().mean((1, 2, 3)).tolist() for y in paths), strict=True)
+    return [
+        {"kind": clip.kind, "line": line, "predicted": predicted, "relative": predicted / line}
+        for clip, (line, predicted) in zip(clips, found, strict=True)
+    ]
 
 
 def measure(net, image_encoder, split="heldout", n=140, **more):
     """Mean error in units of the straight line's, of each kind of motion and of all (see `errors`)."""
     rows = errors(net, image_encoder, split, n, **more)
-    kinds = {k: [r["relative"] for r in rows if r["kind"] == k] for k in clips.KINDS}
+    kinds = {k: [r["relative"] for r in rows if r["kind"] == k] for k in world.clips.KINDS}
     kinds["all"] = [r["relative"] for r in rows]
     return {k: sum(v) / len(v) for k, v in kinds.items() if v}

@@ -8,9 +8,7 @@ from clips.  Small enough for a laptop: about an hour on one core, and less than
 
 from __future__ import annotations
 
-import argparse
 import json
-import time
 from pathlib import Path
 
 import torch
@@ -19,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .. import video, weights
+from . import cards
 from .common import Run
-from .unet import noise_schedule
-from .video import FRAMES, Learner, build, card_of, loss_of, measure, micro, pack, prepared, sizes
+from .video import FRAMES, Learner, build, learn, measure, micro, prepared
 
 #: layers with a LoRA: of the U-Net those that learnt for the video; of the predictor all but its attention,
 #: which torch computes from the weights themselves, past any LoRA
@@ -50,89 +48,52 @@ def add_lora(net, rank=8):
 
 def train(
     steps=20000,
-    seconds=None,
     batch=4,
-    size=64,
+    size=None,
     seed=0,
     device="cpu",
-    pool=320,
+    clips=320,
     passages=800,
-    folder="checkpoints",
     rank=8,
     lr=3e-3,
     parts=None,
     begin=None,
+    **run,
 ):
     """Train the LoRA, and return ``(net, {part: PeftModel}, run)``.
 
     Parameters
     ----------
-    steps, seconds
-        The run ends at whichever comes first; its step size falls from the warm-up to that end.
     batch : int
         Clips and passages a step, of each process.
-    pool, passages : int
-        Clips and passages of the training split; all come up equally often.
+    size : int, optional
+        Pixels of these; the autoencoder's own by default.
+    clips, passages : int
+        How many of the training split; all come up equally often.
     rank : int
     begin : str or Path, optional
         Folder of the decoder; the shipped one by default.
+    **run
+        Of `Run`, such as ``folder`` and ``seconds``.
     """
     torch.manual_seed(seed)
     parts = parts or micro(device)
-    both = [
-        prepared("train", n, size, folder, device, parts, source)
-        for n, source in ((pool, "clips"), (passages, "passages"))
-        if n
-    ]
-    held = {k: torch.cat([some[k] for some in both]).to(device) for k in both[0]}
+    size = size or parts[0].config.sample_size
     begin = begin or weights.path("video")
+    folder = run.setdefault("folder", "checkpoints")
+    drawn = ((clips, "clips"), (passages, "passages"))
+    both = [prepared("train", n, size, folder, device, parts, source) for n, source in drawn if n]
+    held = {k: torch.cat([drawn[k] for drawn in both]).to(device) for k in both[0]}
     net = build("ours", parts[1], begin=begin).train()
     loras = add_lora(net, rank)
-    run = Run(
-        "passages",
-        Learner(net),
-        steps,
-        lr,
-        muon=False,
-        ema=0.998,
-        warmup=30,
-        seed=seed,
-        folder=folder,
-        cooldown=1.0,
-        seconds=seconds,
-        began=card_of(begin),
-        facts={"batch": batch, "clips": pool, "passages": passages, "rank": rank, "lr": lr},
-    )
-    schedule = noise_schedule(device)
-    empty, ids = parts[3]([""]), sizes(batch, size, device)
-    for i in run.steps():
-        if run.processes.count > 1:  # each draws a batch of its own
-            torch.manual_seed((seed * 1_000_003 + i) * run.processes.count + run.processes.rank)
-        pick = torch.randint(len(held["latents"]), (batch,), device=device)
-        some = [held[k][pick] for k in ("latents", "tokens", "states", "pooled")]
-        loss, numbers = loss_of(net, "ours", schedule, some, empty, ids, device)
-        run.update(loss, i, **numbers)
-    run.averaged()
+    facts = {
+        "data": f"{passages:,} passages and {clips:,} clips of {FRAMES} frames, and their mirror images",
+        "decoder": (cards.began_in(begin) or {}).get("sha256"),  # the files beside which it learnt
+    } | {"batch": batch, "rank": rank, "lr": lr}
+    how = {"muon": False, "ema": 0.998, "warmup": 30, "cooldown": 1.0, "facts": facts}
+    run = Run("passages", Learner(net), steps, lr, seed=seed, **how, **run)
+    learn(run, net, "ours", held, batch, size, parts[3], device)
     return net.eval(), loras, run
-
-
-def card(run, heldout, seed):
-    """What the LoRA learnt from, for how long, where, beside which decoder's files, and what it reached."""
-    facts = dict(run.facts)
-    n = facts.pop("passages"), facts.pop("clips")
-    data = f"{n[0]:,} passages and {n[1]:,} clips of {FRAMES} frames, and their mirror images"
-    return {
-        "part": "passages",
-        "data": data,
-        "steps": run.done,
-        "seed": seed,
-        "seconds": round(run.seconds),
-        "torch": torch.__version__.split("+")[0],
-        **facts,
-        "decoder": (run.began or {}).get("sha256"),
-        "heldout": {"loss": heldout},
-        "log": run.log[:: max(1, len(run.log) // 50)],
-    }
 
 
 def save(loras, folder, card):
@@ -152,49 +113,23 @@ def save(loras, folder, card):
     weights.atomic_save(folder, write)
 
 
-def main(argv=None):
-    p = argparse.ArgumentParser(prog="python -m storydiff_lite.training passages", description=__doc__)
-    p.add_argument("--pack", action="store_true", help="only put the LoRA among the shipped weights")
-    p.add_argument("--steps", type=int, default=20000)
-    p.add_argument("--seconds", type=float, help="end after so much wall time of training")
-    p.add_argument("--batch", type=int, default=4, help="clips and passages a step")
-    p.add_argument("--clips", type=int, default=320, help="clips to train on")
-    p.add_argument("--passages", type=int, default=800, help="passages to train on")
-    p.add_argument("--heldout", type=int, default=70, help="clips, and passages, to measure on")
-    p.add_argument("--rank", type=int, default=8)
-    p.add_argument("--lr", type=float, default=3e-3)
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    p.add_argument("--folder", default="checkpoints")
-    a = p.parse_args(argv)
-    folder = Path(a.folder) / "lora-passages"
-    if a.pack:
-        return pack(folder, "passages")
-    parts, began = micro(a.device), time.time()
-    _, loras, run = train(
-        a.steps,
-        a.seconds,
-        a.batch,
-        64,
-        a.seed,
-        a.device,
-        a.clips,
-        a.passages,
-        a.folder,
-        a.rank,
-        a.lr,
-        parts,
-    )
+def make(device, folder, seed=0, pack=False, heldout=70, **training):
+    """``python -m storydiff_lite.training passages``: train, measure, save; or pack."""
+    target = Path(folder) / "lora-passages"
+    if pack:
+        return cards.ship(target, "passages")
+    parts = micro(device)
+    _, loras, run = train(device=device, folder=folder, seed=seed, parts=parts, **training)
     if run.processes.rank:
         return None
-    save(loras, folder, card(run, None, a.seed))
+    save(loras, target, cards.card("passages", run, {"loss": None}, seed))
     # as it will be used: in eval mode torch computes whole blocks of the predictor past a LoRA, too
-    decoder, predictor = video.load_parts(weights.path("video"), parts[1], folder)
+    decoder, predictor = video.load_parts(weights.path("video"), parts[1], target)
     net = nn.ModuleDict({"decoder": decoder, "predictor": predictor})
-    heldout = {
-        source: measure(net, "ours", 64, a.device, a.heldout, a.folder, parts, source=source)
+    found = {
+        source: measure(net, "ours", None, device, heldout, folder, parts, source=source)
         for source in ("clips", "passages")
     }
-    save(loras, folder, card(run, heldout, a.seed))
-    print(f"passages: {run.done} steps, {time.time() - began:.0f} s, held out: {heldout}")
+    save(loras, target, cards.card("passages", run, {"loss": found}, seed))
+    cards.report("passages", run, found)
     return None

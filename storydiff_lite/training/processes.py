@@ -13,7 +13,7 @@ from contextlib import nullcontext
 import torch
 
 
-class Alone:
+class SingleProcess:
     """One process, as without a launcher: nothing is divided and nothing is sent."""
 
     count, rank = 1, 0
@@ -42,7 +42,7 @@ class Alone:
         return x
 
 
-class Several(Alone):
+class Several(SingleProcess):
     """Processes that were started by ``accelerate launch``.
 
     Parameters
@@ -89,5 +89,5 @@ class Several(Alone):
 
 
 def join(device="cpu"):
-    """`Several` in a process that was launched beside others, else `Alone`."""
-    return Several(device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Alone()
+    """`Several` in a process that was launched beside others, else `SingleProcess`."""
+    return Several(device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else SingleProcess()

@@ -12,30 +12,33 @@ Nothing here knows of consistent self-attention. What prepares for it is in the 
 which plain self-attention must carry the looks of a character from one panel into the other.
 ``strips=False`` trains without any picture that holds a character twice, to see what then becomes of the
 trick.
+
+All that a step reads lies on the device before the first step: latents, weights of their places, and the
+token ids of several captions a sample. A step chooses rows, and nothing in it waits for the device.
 """
 
 from __future__ import annotations
 
 import random
 import zlib
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel, UniPCMultistepScheduler
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
-from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from .. import world
-from ..weights import atomic_save
 from . import data
-from .clip import ids_of
 from .common import Run, autocast
+from .vae import latents_of
 
 CHANNELS = (80, 160)
 #: what a caption can name besides species, action and scene
-EVERY = frozenset(("fur", "skin", "outfit", "accessory", "accessory_colour"))
+LOOKS = frozenset(("fur", "skin", "outfit", "accessory", "accessory_colour"))
 #: what reads the text encoders in a U-Net: parts of parameter names
 TEXT = ("attn2.to_k", "attn2.to_v", "add_embedding.linear_1")
 
@@ -80,51 +83,47 @@ def noise_schedule(device="cpu") -> DDIMScheduler:
     return schedule
 
 
+def sampler() -> UniPCMultistepScheduler:
+    """What the packed model draws with: UniPC (2302.04867), which needs half the steps of DDIM."""
+    return UniPCMultistepScheduler.from_config(noise_schedule().config)
+
+
+def kept(folder, kind, key, make):
+    """A tensor of a kind that lies in ``folder`` under a name with ``key``, or is made."""
+    path = Path(folder) / f"{kind}-{zlib.crc32(repr(key).encode()):08x}.safetensors"
+    return data.kept(path, lambda: {kind: make()})[kind]
+
+
 @torch.no_grad()
-def latent_pool(vae, samples, pixels, device, folder, batch=64):
+def latent_pool(vae, samples, pixels, device, folder, batch=64, dtype=None):
     """Unscaled latents of the pool, half precision [pictures, 4, 16, 16]; where each sample begins.
 
-    They are kept in ``folder`` under a name that follows from the pictures and the encoder.
+    They are kept in ``folder`` under a name that follows from the pictures, the renderer and the encoder.
     """
-    key = sum(float(p.double().abs().sum()) for p in vae.encoder.parameters())
-    path = (
-        Path(folder) / f"latents-{zlib.crc32(repr((samples[0], samples[-1], key)).encode()):08x}.safetensors"
+    encoder = sum(
+        float(p.double().abs().sum()) for p in (*vae.encoder.parameters(), *vae.quant_conv.parameters())
     )
-    if not path.exists():
+
+    def encoded():
         out = []
         for x in tqdm(pixels.split(batch), desc="encoding", mininterval=10):
-            with autocast(device):
+            with autocast(device, dtype):
                 out.append(vae.encode(data.to_float(x).to(device)).latent_dist.mode().half().cpu())
-        atomic_save(path, lambda to: save_file({"latents": torch.cat(out).contiguous()}, to))
-    starts, n = [], 0
-    for s in samples:
-        starts.append(n)
-        n += len(s)
-    return load_file(path)["latents"], starts
+        return torch.cat(out)
 
-
-class Prompts:
-    """Text -> what SDXL's U-Net reads: penultimate states of both encoders [B, 77, 32 + 64], pooled [B,
-    64].
-    """
-
-    def __init__(self, text_encoder, text_encoder_2, tokenizer, tokenizer_2, device="cpu"):
-        self.encoders = text_encoder.to(device).eval(), text_encoder_2.to(device).eval()
-        self.tokenizers, self.device = (tokenizer, tokenizer_2), device
-
-    @torch.no_grad()
-    def __call__(self, texts):
-        states = []
-        for e, t in zip(self.encoders, self.tokenizers, strict=True):
-            out = e(ids_of(t, texts).to(self.device), output_hidden_states=True)
-            states.append(out.hidden_states[-2])
-        return torch.cat(states, -1), out.text_embeds
+    key = samples, data.renderer(), pixels.shape[-1], encoder
+    starts = [0, *accumulate(map(len, samples))][:-1]
+    return kept(folder, "latents", key, encoded), starts
 
 
 def caption(sample, rng: random.Random, drop=0.1) -> str:
-    """Words for a sample, in ``drop`` of the cases none; half of the strips are told by one panel."""
+    """Words for a sample, in ``drop`` of the cases none; half of the strips of one character, and all of two,
+    are described by one panel alone.
+    """
     if rng.random() < drop:
         return ""
+    if len({a.character for p in sample for a in p.actors}) > 1:
+        return _caption_of_two(rng.choice(sample), rng)
     if len(sample) == 1:
         return world.caption(sample[0], rng)
     mention = world.random_mention(rng)
@@ -133,9 +132,111 @@ def caption(sample, rng: random.Random, drop=0.1) -> str:
     return world.caption(rng.choice(sample), rng, mention)
 
 
+def _caption_of_two(picture, rng):
+    """Words for a picture; where it shows two characters, every other caption names other looks of each."""
+    if len(picture.actors) < 2 or rng.random() < 0.5:
+        return world.caption(picture, rng)
+    parts = [
+        f"{world.describe(a.character, world.random_mention(rng), rng)} {world.ACTIONS[a.action]}"
+        for a in picture.actors
+    ]
+    return " and ".join(parts) + f" {world.SCENES[picture.scene]}"
+
+
+@dataclass
+class Pool:
+    """Samples of the same number of panels, ready to learn from, all on one device.
+
+    Parameters
+    ----------
+    latents : half Tensor [n, panels, 4, 16, 16]
+        Scaled as the U-Net reads them.
+    weight : uint8 Tensor [n, panels, 1, 16, 16]
+        See `importance`.
+    words : int32 Tensor [n, captions, 2, 77]
+        Token ids of several captions of each sample (`prompts.PromptEncoder.ids`).
+    """
+
+    latents: torch.Tensor
+    weight: torch.Tensor
+    words: torch.Tensor
+
+    def __len__(self):
+        return len(self.latents)
+
+    def batch(self, n, rng, panel, empty, drop=0.1):
+        """``n`` random samples, each laid out on one canvas.
+
+        Parameters
+        ----------
+        rng : random.Random
+            Decides whether strips of this step lie side by side or one above the other.
+        panel : int
+            Height and width of one panel in pixels, as the U-Net reads them.
+        empty : int32 Tensor [2, 77]
+            Ids of the empty caption, which a tenth of the samples get.
+
+        Returns
+        -------
+        x : Tensor [n, 4, h, w]
+        weight : Tensor [n, 1, h, w]
+        ids : Tensor [n, 2, 77]
+        sizes : Tensor [n, 6]
+            Of a comic that of its canvas or of one panel: panels drawn one by one have that size too.
+        """
+        device, panels = self.latents.device, self.latents.shape[1]
+        rows = torch.randint(len(self), (n,), device=device)
+        side = 2 if panels == 2 and rng.random() < 0.25 else 3
+        x, weight = (canvas(t[rows].float(), side) for t in (self.latents, self.weight))
+        ids = self.words[rows, torch.randint(self.words.shape[1], (n,), device=device)]
+        ids = torch.where(torch.rand(n, 1, 1, device=device) < drop, empty, ids)
+        high, wide = x.shape[2] * panel // 16, x.shape[3] * panel // 16
+        canvases = (time_ids(high, wide), time_ids(panel, panel))
+        canvases = torch.tensor(canvases, dtype=torch.float32).to(device, non_blocking=True)
+        return x, weight, ids, canvases[torch.randint(2, (n,), device=device)]
+
+
+def canvas(panels, side):
+    """Panels [n, p, C, 16, 16] on a canvas: one, two along ``side`` (2: height, 3: width), or two by two."""
+    if panels.shape[1] < 4:
+        return torch.cat(panels.unbind(1), side)
+    a, b, c, d = panels.unbind(1)
+    return torch.cat([torch.cat([a, b], 3), torch.cat([c, d], 3)], 2)
+
+
+def pools(vae, prompts, samples, pixels, captions, device, folder, seed=0, dtype=None):
+    """`Pool` for each number of panels that comes up among ``samples``: {panels: Pool}.
+
+    ``pixels`` are those of all samples in order, uint8 [pictures, 3, S, S].
+    """
+    latents, starts = latent_pool(vae.to(device), samples, pixels, device, folder, dtype=dtype)
+    latents, weight = (latents.float() * vae.config.scaling_factor).half(), importances(samples, folder)
+    rng = random.Random(f"captions/{seed}")
+    texts = [caption(s, rng, drop=0) for s in samples for _ in range(captions)]
+    words = torch.cat([prompts.ids(texts[i : i + 4096]).int() for i in range(0, len(texts), 4096)])
+    words = words.unflatten(0, (len(samples), captions))  # [n, captions, 2, 77]
+    out = {}
+    for panels in sorted({len(s) for s in samples}):
+        rows = [i for i, s in enumerate(samples) if len(s) == panels]
+        places = torch.tensor([[starts[i] + k for k in range(panels)] for i in rows])
+        out[panels] = Pool(*(t.to(device) for t in (latents[places], weight[places], words[rows])))
+    return out
+
+
 def time_ids(height, width):
     """SDXL's six numbers: original size, crop corner, target size, in pixels."""
     return [height, width, 0, 0, height, width]
+
+
+def sizes(n, size, device):
+    """`time_ids` of ``n`` square pictures, [n, 6]."""
+    return torch.tensor([time_ids(size, size)], dtype=torch.float32, device=device).expand(n, -1)
+
+
+def velocity(unet, noisy, t, prompt_embeds, ids):
+    """What a U-Net predicts for noisy latents [B, 4, h, w] at times [B], given (states, pooled) and sizes."""
+    states, pooled = prompt_embeds
+    return unet(noisy, t, states, added_cond_kwargs={"text_embeds": pooled, "time_ids": ids}).sample
 
 
 def importance(picture, cells=16):
@@ -152,14 +253,17 @@ def importance(picture, cells=16):
 
 def importances(samples, folder):
     """`importance` of every picture [pictures, 1, 16, 16], kept in ``folder`` like the latents."""
-    path = Path(folder) / f"importance-{zlib.crc32(repr(samples).encode()):08x}.safetensors"
-    if not path.exists():
-        every = data.on_all_cores(importance, [p for s in samples for p in s], "masks")
-        atomic_save(path, lambda to: save_file({"importance": torch.from_numpy(np.stack(every))}, to))
-    return load_file(path)["importance"]
+
+    def weights():
+        pictures = [p for s in samples for p in s]
+        return torch.from_numpy(np.stack(data.on_all_cores(importance, pictures, "masks")))
+
+    return kept(folder, "importance", (samples, data.renderer()), weights)
 
 
-def velocity_loss(unet, schedule, x, states, pooled, ids, device, late=False, weight=None, mine=slice(None)):
+def velocity_loss(
+    unet, schedule, x, states, pooled, ids, device, late=False, weight=None, mine=slice(None), dtype=None
+):
     """Mean squared error of the velocity at random times (2202.00512, section 4); x [B, 4, h, w].
 
     Times are uniform, or with ``late`` the later of two uniform ones, so that high noise comes more often.
@@ -171,50 +275,41 @@ def velocity_loss(unet, schedule, x, states, pooled, ids, device, late=False, we
     t = torch.randint(0, schedule.config.num_train_timesteps, (1 + late, len(x)), device=device).amax(0)
     noisy, target = schedule.add_noise(x, noise, t), schedule.get_velocity(x, noise, t)
     noisy, target, t = noisy[mine], target[mine], t[mine]
-    with autocast(device):
-        v = unet(noisy, t, states, added_cond_kwargs={"text_embeds": pooled, "time_ids": ids}).sample
+    with autocast(device, dtype):
+        v = velocity(unet, noisy, t, (states, pooled), ids)
     error = (v.float() - target).square()
     return error.mean() if weight is None else (error * weight[mine]).mean() / weight.mean()
 
 
 @torch.no_grad()
-def measure(unet, vae, prompts, scale, size=64, device="cpu", n=256, times=(200, 400, 600, 800, 950)):
+def measure(unet, vae, prompts, size=None, device="cpu", n=256, times=(200, 400, 600, 800, 950)):
     """Held-out velocity loss of ``n`` pictures: ``{"with caption": {time: loss}, "without": {...}}``.
 
     Captions name every attribute; the difference to none says how much of the words the model uses.
     """
+    size = size or vae.config.sample_size
     samples, pixels = data.pool("heldout", n, size)
-    latents = torch.cat(
-        [vae.encode(data.to_float(x).to(device)).latent_dist.mode() for x in pixels.split(64)]
-    )
-    latents, rng = latents * scale, random.Random("measure")
+    latents, rng = latents_of(vae, pixels, 64) * vae.config.scaling_factor, random.Random("measure")
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(device)
-    texts = [world.caption(s[0], rng, EVERY) for s in samples]
+    texts = [world.caption(s[0], rng, LOOKS) for s in samples]
     return {
-        name: losses_at(unet, latents, noise, *prompts(told), size, times)
-        for name, told in (("with caption", texts), ("without", [""] * n))
+        name: losses_at(unet, latents, noise, *prompts(captions), size, times)
+        for name, captions in (("with caption", texts), ("without", [""] * n))
     }
 
 
 @torch.no_grad()
 def losses_at(unet, x, noise, states, pooled, size, times, batch=64):
-    """Mean velocity loss of latents x [n, 4, h, w] under this noise, told states [n, 77, D] and pooled text
+    """Mean velocity loss of latents x [n, 4, h, w] under this noise, given states [n, 77, D] and pooled text
     [n, P]: ``{time: loss}``.
     """
     schedule, out = noise_schedule(), {}
-    sizes = torch.tensor([time_ids(size, size)] * len(x), dtype=torch.float32, device=x.device)
     for t in times:
         losses = []
-        for some in torch.arange(len(x), device=x.device).split(batch):
-            ts = torch.full((len(some),), t, device=x.device)
-            v = unet(
-                schedule.add_noise(x[some], noise[some], ts),
-                ts,
-                states[some],
-                added_cond_kwargs={"text_embeds": pooled[some], "time_ids": sizes[some]},
-            ).sample
-            target = schedule.get_velocity(x[some], noise[some], ts)
-            losses.append((v - target).square().mean((1, 2, 3)))
+        for z, e, *prompt_embeds in zip(*(v.split(batch) for v in (x, noise, states, pooled)), strict=True):
+            ts = torch.full((len(z),), t, device=x.device)
+            v = velocity(unet, schedule.add_noise(z, e, ts), ts, prompt_embeds, sizes(len(z), size, x.device))
+            losses.append((v - schedule.get_velocity(z, e, ts)).square().mean((1, 2, 3)))
         out[str(t)] = float(torch.cat(losses).mean())
     return out
 
@@ -222,113 +317,92 @@ def losses_at(unet, x, noise, states, pooled, size, times, batch=64):
 def train(
     vae,
     prompts,
-    scale,
     steps=20000,
     batch=32,
-    size=64,
+    size=None,
     seed=0,
     device="cpu",
     pictures=16000,
-    strips=True,
     pages=3000,
+    captions=6,
+    strips=True,
     channels=CHANNELS,
-    folder="checkpoints",
     name="unet",
-    save_every=180,
-    cooldown=0.6,
-    seconds=None,
     start=None,
-    began=None,
+    same_text=False,
+    compiled=None,
     peek=None,
+    peek_every=180,
+    dtype=None,
+    **run,
 ):
-    """Train on latents of ``vae`` (times ``scale``), and return ``(unet, run)``.
+    """Train on latents of ``vae``, and return ``(unet, run)``.
 
     A third of the steps see ``batch`` single pictures, a third ``batch / 2`` strips, a third ``batch / 4``
-    pages of four panels: the same number of tokens.  ``start`` is a U-Net to begin with, ``began`` what its
-    card says of it; the layers that read text (`TEXT`) begin anew, since the encoders may have changed.
-    ``peek(unet, step)`` is called every 500 steps with the averaged weights.
+    pages of four panels: the same number of tokens.
+
+    Parameters
+    ----------
+    size : int, optional
+        Pixels of a picture; those of the autoencoder by default.
+    pictures, pages, captions : int
+        Samples that are drawn (`data.MIX`), pages (`data.PAGES`), and captions of each.
+    strips : bool
+        False: no picture that holds a character twice.
+    start : UNet2DConditionModel, optional
+        A U-Net to begin with.  The layers that read text (`TEXT`) begin anew, since the encoders may have
+        changed, unless ``same_text`` says that they have not.
+    compiled : bool, optional
+        Whether to compile the U-Net (minutes at the first steps, then faster); on a GPU by default.
+    peek : callable, optional
+        ``peek(unet, step) -> dict`` is called every ``peek_every`` seconds with the averaged weights; what it
+        finds goes into the log.
+    dtype : torch.dtype, optional
+        Of the arithmetic, as of `common.arithmetic`.
+    **run
+        Of `Run`, such as ``folder``, ``seconds``, and ``began``: what the card of ``start`` says.
     """
     torch.manual_seed(seed)
+    size = size or vae.config.sample_size
     unet = build(channels).to(device)
     if start is not None:
-        known = {k: v for k, v in start.state_dict().items() if not any(t in k for t in TEXT)}
+        known = {k: v for k, v in start.state_dict().items() if same_text or not any(t in k for t in TEXT)}
         unet.load_state_dict(known, strict=False)
     unet.set_attn_processor(fastest_attention(device))
-    run = Run(
-        name,
-        unet,
-        steps,
-        lr=1e-3,
-        muon_lr=0.006,
-        ema=0.999,
-        warmup=100,
-        seed=seed,
-        folder=folder,
-        cooldown=cooldown,
-        save_every=save_every,
-        began=began,
-        seconds=seconds,
-        facts={"batch": batch, "strips": strips, "channels": list(channels)},
+    mix, of_pages = (data.MIX, data.PAGES) if strips else ({"single": 0.85, "pair": 0.12, "empty": 0.03}, {})
+    facts = {"batch": batch, "channels": list(channels), "size": size, "captions": captions}
+    pages = pages if strips else 0
+    facts |= {"pictures": pictures, "pages": pages, "mix": mix, "page_mix": of_pages}
+    facts["data"] = (
+        f"{pictures:,} samples (seeds train/0 ..., kinds {mix}) and {pages:,} pages of four panels (kinds "
+        f"{of_pages}), {captions} captions of each"
     )
-    mix = data.MIX if strips else {"single": 0.85, "pair": 0.12, "empty": 0.03}
+    how = {"ema": 0.999, "warmup": 100, "cooldown": 0.6, "save_every": 180, "facts": facts, "dtype": dtype}
+    run = Run(name, unet, steps, 1e-3, 0.006, seed=seed, **how, **run)
     with run.processes.first():
-        samples, pixels = data.pool("train", pictures, size, mix, folder)
-        latents, starts = latent_pool(vae.to(device), samples, pixels, device, folder)
-        del pixels
-        latents = (latents.float() * scale).half()
-        weights = importances(samples, folder)
+        samples, pixels = data.pool("train", pictures, size, mix, run.folder)
         if strips:
-            four, pixels = data.pool("train", pages, size, {"page": 1}, folder)
-            quarters = (latent_pool(vae, four, pixels, device, folder)[0].float() * scale).half()
-            quarters = quarters.unflatten(0, (pages, 4))  # [pages, 4, 4, 16, 16]
-            heavy = importances(four, folder).unflatten(0, (pages, 4))
-            del pixels
-    wide = [i for i, s in enumerate(samples) if len(s) == 2]
-    square = [i for i, s in enumerate(samples) if len(s) == 1]
+            four, more = data.pool("train", pages, size, of_pages, run.folder)
+            samples, pixels = samples + four, torch.cat([pixels, more])
+        learnt = pools(vae, prompts, samples, pixels, captions, device, run.folder, seed, dtype)
+        del pixels
+    empty = prompts.ids([""])[0].int().to(device)
     schedule = noise_schedule(device)
+    cuda = torch.device(device).type == "cuda"
+    net = torch.compile(unet, dynamic=False) if (cuda if compiled is None else compiled) else unet
+    looked = run.seconds
     for i in run.steps():
         rng = random.Random(f"unet/{seed}/{i}")
-        dice, several = rng.random(), bool(wide)
-        if several and dice < 1 / 3:
-            picks = rng.choices(range(pages), k=batch // 4)
-            some = [four[j] for j in picks]
-            x, weight = (
-                torch.cat([torch.cat([q[:, 0], q[:, 1]], 3), torch.cat([q[:, 2], q[:, 3]], 3)], 2)
-                for q in (quarters[picks], heavy[picks])  # [B, 4, 4, 16, 16], [B, 4, 1, 16, 16]
-            )
-        elif several and dice < 2 / 3:
-            picks = rng.choices(wide, k=batch // 2)
-            some = [samples[j] for j in picks]
-            first = torch.tensor([starts[j] for j in picks])
-            side = 2 if rng.random() < 0.25 else 3
-            x, weight = (torch.cat([q[first], q[first + 1]], side) for q in (latents, weights))
-        else:
-            several = False
-            picks = rng.choices(square, k=batch)
-            some = [samples[j] for j in picks]
-            first = [starts[j] for j in picks]
-            x, weight = latents[first], weights[first]
-        # a comic is told its canvas or the size of one panel: panels drawn one by one have that size too
-        canvas = time_ids(x.shape[2] * size // 16, x.shape[3] * size // 16)
-        ids = [canvas if not several or rng.random() < 0.5 else time_ids(size, size) for _ in some]
-        mine = run.processes.mine(len(some))
-        states, pooled = prompts([caption(s, rng) for s in some][mine])
-        loss = velocity_loss(
-            unet,
-            schedule,
-            x.float().to(device),
-            states,
-            pooled,
-            torch.tensor(ids[mine], device=device, dtype=torch.float32),
-            device,
-            late=several,
-            weight=weight.float().to(device),
-            mine=mine,
-        )
+        panels = rng.choice(tuple(learnt))
+        x, weight, text, ids = learnt[panels].batch(batch // panels, rng, size, empty)
+        mine = run.processes.mine(len(x))
+        given = *prompts.encode(text[mine]), ids[mine], device
+        how = {"late": panels > 1, "weight": weight, "mine": mine, "dtype": dtype}
+        loss = velocity_loss(net, schedule, x, *given, **how)
         run.update(loss, i)
-        if peek and i and i % 500 == 0:
-            own = {k: v.clone() for k, v in unet.state_dict().items()}
-            peek(run.averaged().eval(), i)
-            unet.load_state_dict(own)
+        if peek and run.seconds - looked > peek_every:
+            looked = run.seconds
+            with run.with_average():
+                run.log.append({"step": i, "loss": round(float(loss), 5)} | peek(unet.eval(), i))
             unet.train()
     return run.averaged().eval(), run

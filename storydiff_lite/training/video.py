@@ -13,39 +13,34 @@ What is guessed, and what differs from the paper:
 - the caption and the tokens are dropped together for one clip in ten, for guidance;
 - what moves counts more (`motion_weight`): a hand is a hundredth of a picture.
 
-``apart`` is the same without the last addition: its frames' self-attention does not read the known frames
-(`video.KnownFrameAttention`).
+``apart`` is the same without the last addition: its frames' self-attention does not read the key frames
+(`video.KeyFrameAttention`).
 
 Two rivals are trained in the same way, on the same clips, for the same time, without semantic tokens:
-``sparse`` sees the known frames through SparseCtrl's encoder (2311.16933, diffusers' own), ``mask`` through
+``sparse`` sees the key frames through SparseCtrl's encoder (2311.16933, diffusers' own), ``mask`` through
 extra input channels, with frames masked at random, as SEINE (2310.20700).
 """
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import json
-import shutil
-import time
 import zlib
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
-from .. import clips, motion, passages, video, weights
-from ..tokens import load_tokenizer
-from . import data
-from .common import Run, autocast
-from .motion import clip_pool, relative_error
-from .unet import Prompts, fastest_attention, noise_schedule, time_ids
+from .. import motion, video, weights
+from . import cards, data
+from .clip import prompt_encoder
+from .common import Run, autocast, checkpoint
+from .motion import clip_pool, drawn_by, relative_error
+from .parts import packed
+from .unet import fastest_attention, noise_schedule, sizes
 
 VARIANTS = ("ours", "apart", "sparse", "mask")
 FRAMES = video.WINDOW
@@ -59,28 +54,20 @@ TRUE_TOKENS, TOKEN_WEIGHT, DROP = 0.3, 0.1, 0.1
 
 def micro(device="cpu"):
     """The frozen parts: (autoencoder, U-Net, image encoder, prompts)."""
-    folder = weights.path("micro")
-    vae = AutoencoderKL.from_pretrained(folder / "vae").float().to(device).eval()
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet").float().to(device)
-    vision = CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder").float().to(device).eval()
-    prompts = Prompts(
-        CLIPTextModel.from_pretrained(folder / "text_encoder").float(),
-        CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2").float(),
-        load_tokenizer(),
-        load_tokenizer(pad_token="!"),
-        device=device,
-    )
-    return vae, unet.requires_grad_(False), vision, prompts
+    vae, unet, encoders = (packed(part, device) for part in ("vae", "unet", "clip"))
+    return vae, unet.requires_grad_(False), encoders.vision, prompt_encoder(encoders, device)
 
 
 @torch.no_grad()
-def encode(some, pixels, vae, vision, prompts, device, batch=32):
+def encode(some, pixels, vae, vision, prompts, device, batch=32, dtype=None):
     """Clips -> all that training reads, half precision, on the CPU.
 
     Parameters
     ----------
     some : list of n clips
     pixels : uint8 Tensor [n, F, 3, S, S]
+    dtype : torch.dtype, optional
+        Of the arithmetic, as of `common.arithmetic`.
 
     Returns
     -------
@@ -92,7 +79,7 @@ def encode(some, pixels, vae, vision, prompts, device, batch=32):
     for i in tqdm(range(0, len(some), batch), desc="encoding clips", mininterval=5):
         x = data.to_float(pixels[i : i + batch].to(device))  # [b, F, 3, S, S]
         n, flat = x.shape[:2], x.flatten(0, 1)
-        with autocast(device):
+        with autocast(device, dtype):
             z = vae.encode(flat).latent_dist.mode().float() * vae.config.scaling_factor
             k = motion.semantic_tokens(vision, flat).float()
         states, pooled = prompts([c.caption() for c in some[i : i + batch]])
@@ -106,43 +93,54 @@ def encode(some, pixels, vae, vision, prompts, device, batch=32):
     return {k: torch.cat(v).contiguous() for k, v in out.items()}
 
 
-def prepared(split, n, size=64, folder="checkpoints", device="cpu", parts=None, source="clips"):
-    """`encode` of the first ``n`` clips, or passages, of a split, and of train's mirrored; kept in
-    ``folder``.
+def fingerprint(module):
+    """A number that changes with the weights of a module, and not with the device it is on."""
+    total = 0
+    for name, p in sorted(module.state_dict().items()):
+        total = zlib.crc32(name.encode() + p.detach().cpu().contiguous().numpy().tobytes(), total)
+    return total
+
+
+def prepared(split, n, size=None, folder="checkpoints", device="cpu", parts=None, source="clips"):
+    """`encode` of the first ``n`` clips, or passages, of a split, and of train's mirrored; kept in ``folder``
+    under a name that changes with what draws them and with the models that encode them.
+
+    ``size`` is in pixels, the autoencoder's own by default; ``parts`` are as of `micro`.
     """
-    code = (clips, motion.semantic_tokens, encode, *[passages] * (source == "passages"))
-    made_by = zlib.crc32("".join(map(inspect.getsource, code)).encode())
+    parts = parts or micro(device)
+    size = size or parts[0].config.sample_size
+    code = "".join(map(inspect.getsource, (motion.semantic_tokens, encode)))
+    models = [parts[0].encoder, parts[0].quant_conv, parts[2], *parts[3].encoders]
+    made_by = zlib.crc32(f"{drawn_by(source)}{code}{[fingerprint(m) for m in models]}".encode())
     name = "video" if source == "clips" else source
     path = Path(folder) / f"{name}-{split}-{n}-{FRAMES}-{size}-{made_by:08x}.safetensors"
-    if not path.exists():
-        vae, _, vision, prompts = parts or micro(device)
-        some, pixels = clip_pool(split, n, FRAMES, size, folder, source)
-        tensors = encode(some, pixels, vae, vision, prompts, device)
+
+    def make():
+        vae, _, vision, prompts = parts
+        clips, pixels = clip_pool(split, n, FRAMES, size, folder, source)
+        # what is measured must not hang on the device; of what is learnt from there is much
+        exact = None if split == "train" else torch.float32
+        tensors = encode(clips, pixels, vae, vision, prompts, device, dtype=exact)
         if split == "train":  # a mirrored clip is a clip too
-            mirrored = encode(some, pixels.flip(-1), vae, vision, prompts, device)
+            mirrored = encode(clips, pixels.flip(-1), vae, vision, prompts, device)
             tensors = {k: torch.cat([v, mirrored[k]]) for k, v in tensors.items()}
-        weights.atomic_save(path, lambda to: save_file(tensors, to))
-    return load_file(path)
+        return tensors
+
+    return data.kept(path, make)
 
 
 def start_predictor(folder="checkpoints"):
     """The predictor that learnt from tokens alone: the checkpoint in ``folder``, else the shipped one, else
     an untrained one.
     """
-    checkpoint = Path(folder) / "motion.safetensors"
-    if checkpoint.exists():
-        net = motion.micro()
-        with safe_open(checkpoint, "pt") as f:
-            kept = set(f.keys())
-            state = {
-                k: f.get_tensor(f"ema.{k}" if f"ema.{k}" in kept else f"model.{k}") for k in net.state_dict()
-            }
-        net.load_state_dict(state)
-        return net
-    if "motion" in weights.names():
-        folder = weights.path("motion") / "predictor"
-        return motion.SemanticMotionPredictor.from_pretrained(folder, local_files_only=True).float()
-    return motion.micro()
+    file = checkpoint(folder, "motion")
+    if not file.exists() and "motion" in weights.names():
+        return packed("motion")
+    net = motion.micro()
+    if file.exists():
+        found = load_file(file)
+        net.load_state_dict({k: found.get(f"ema.{k}", found[f"model.{k}"]) for k in net.state_dict()})
+    return net
 
 
 # ------------------------------------------------------------------------------------------ what learns
@@ -158,60 +156,43 @@ def build(variant, unet, token_dim=96, num_tokens=16, predictor=None, begin=None
         decoder, predictor = video.load_parts(begin, unet)
         found = variant_of(decoder)
         if variant == "ours" and found == "apart":
-            decoder.start_looking_up()
+            video.read_key_frames(decoder.unet)
         elif variant != found:
             raise ValueError(
                 f"The weights in {begin} are of the variant {found}; {variant} cannot begin with them."
             )
     else:
+        reads_tokens, projection, control = variant in ("ours", "apart"), None, None
         adapter = video.motion_adapter(unet, in_channels=9 if variant == "mask" else None)
         moving = video.motion_unet(unet, adapter)
-        projection = control = None
-        if variant in ("ours", "apart"):
+        if reads_tokens:
             projection = video.TokenProjection(token_dim, num_tokens, unet.config.cross_attention_dim)
             predictor = predictor or motion.micro(token_dim, num_tokens)
-        else:
-            predictor = None
-        if variant == "sparse":
+        elif variant == "sparse":
             control = video.sparse_control(unet).requires_grad_(True)
-        pin, look_up = projection is not None, variant == "ours"
-        decoder = video.Decoder(moving, projection, control, pin, look_up)
-    net = nn.ModuleDict({"decoder": decoder})
-    if predictor is not None:
-        net["predictor"] = predictor
-    return learning(net.to(unet.device))
+        predictor = predictor if reads_tokens else None
+        decoder = video.Decoder(moving, projection, control, reads_tokens, variant == "ours")
+    names = LEARNS + video.KEY_FRAME_LAYERS * decoder.key_frame_attention
+    for name, p in decoder.unet.named_parameters():
+        p.requires_grad_(any(k in name for k in names))
+    parts = {"decoder": decoder, "predictor": predictor}
+    return nn.ModuleDict({k: v for k, v in parts.items() if v is not None}).to(unet.device)
 
 
 def variant_of(decoder):
     """Which of `VARIANTS` a decoder is."""
     if decoder.projection is not None:
-        return "ours" if decoder.look_up else "apart"
+        return "ours" if decoder.key_frame_attention else "apart"
     return "mask" if decoder.control is None else "sparse"
-
-
-def learning(net):
-    """``net``, with all of its U-Net frozen but what learns."""
-    decoder = net["decoder"]
-    names = LEARNS + video.LOOKS_UP * decoder.look_up
-    for name, p in decoder.unet.named_parameters():
-        p.requires_grad_(any(k in name for k in names))
-    return net
-
-
-def ends(batch, frames, device):
-    """Which frames are known: the first and the last, [B, F]."""
-    mask = torch.zeros(batch, frames, device=device)
-    mask[:, 0] = mask[:, -1] = 1
-    return mask
 
 
 def random_masks(batch, frames, device):
     """Known frames as SEINE trains with: the ends in half of the clips, else any, but never all, [B, F]."""
     rate = torch.rand(batch, 1, device=device)
-    some = (torch.rand(batch, frames, device=device) < rate).float()
-    some[:, frames // 2] = 0
-    keep = torch.rand(batch, 1, device=device) < 0.5
-    return torch.where(keep, ends(batch, frames, device), some)
+    known = (torch.rand(batch, frames, device=device) < rate).float()
+    known[:, frames // 2] = 0
+    ends = torch.rand(batch, 1, device=device) < 0.5
+    return torch.where(ends, video.key_frame_mask(batch, frames, device), known)
 
 
 def motion_weight(x, most=5.0):
@@ -223,46 +204,41 @@ def motion_weight(x, most=5.0):
     return weight / weight.mean()
 
 
-def sizes(n, size, device):
-    return torch.tensor([time_ids(size, size)], dtype=torch.float32, device=device).expand(n, -1)
-
-
-def velocity(net, schedule, x, t, noise, told, ids, mask, tokens, device):
+def velocity(net, schedule, x, t, noise, prompt_embeds, ids, mask, tokens):
     """Predicted and true velocity, [B, F, 4, h, w] each."""
     flat = t.repeat_interleave(x.shape[1])
     noisy, target = (
         f(x.flatten(0, 1), noise.flatten(0, 1), flat).view_as(x)
         for f in (schedule.add_noise, schedule.get_velocity)
     )
-    with autocast(device):
-        v = net["decoder"](noisy, t, *told, ids, x, mask, tokens)
+    with autocast(x.device):
+        v = net["decoder"](noisy, t, *prompt_embeds, ids, x, mask, tokens)
     return v.float(), target
 
 
-def loss_of(net, variant, schedule, batch, empty, ids, device, late=True):
+def loss_of(net, variant, schedule, batch, empty, ids, late=True):
     """One clip batch -> (loss, {"video": ..., "tokens": ...}).
 
     ``batch``: latents, tokens, states, pooled (as of `encode`); ``empty``: states and pooled of no text.
     """
     x, true, states, pooled = (v.float() for v in batch)
-    b, frames = x.shape[:2]
+    (b, frames), device = x.shape[:2], x.device
     dropped = torch.rand(b, device=device) < DROP
     states = torch.where(dropped[:, None, None], empty[0], states)
     pooled = torch.where(dropped[:, None], empty[1], pooled)
     tokens, token_loss = None, x.new_zeros(())
-    mask = random_masks(b, frames, device) if variant == "mask" else ends(b, frames, device)
+    mask = random_masks(b, frames, device) if variant == "mask" else video.key_frame_mask(b, frames, device)
     if "predictor" in net:
         with autocast(device):
-            told = net["predictor"](true[:, 0], true[:, -1], frames).float()  # [B, F, S, D]
-        token_loss = relative_error(told, true).mean()
+            predicted = net["predictor"](true[:, 0], true[:, -1], frames).float()  # [B, F, S, D]
+        token_loss = relative_error(predicted, true).mean()
         taught = torch.rand(b, device=device) < TRUE_TOKENS
-        tokens = torch.where(taught[:, None, None, None], true, told)
+        tokens = torch.where(taught[:, None, None, None], true, predicted)
         tokens = torch.where(dropped[:, None, None, None], torch.zeros_like(tokens), tokens)
     n = schedule.config.num_train_timesteps
     t = torch.randint(0, n, (1 + late, b), device=device).amax(0)  # high noise decides where things are
-    v, target = velocity(
-        net, schedule, x, t, torch.randn_like(x), (states, pooled), ids, mask, tokens, device
-    )
+    noise, prompt_embeds = torch.randn_like(x), (states, pooled)
+    v, target = velocity(net, schedule, x, t, noise, prompt_embeds, ids, mask, tokens)
     weight = motion_weight(x) * (1 - mask)[:, :, None, None, None]
     loss = ((v - target).square() * weight).sum() / (weight.sum() * x.shape[2])
     return loss + TOKEN_WEIGHT * token_loss, {"video": loss, "tokens": token_loss}
@@ -281,159 +257,111 @@ class Learner(nn.Module):
 def train(
     variant="ours",
     steps=20000,
-    seconds=None,
     batch=16,
-    size=64,
+    size=None,
     seed=0,
     device="cpu",
-    pool=3000,
-    folder="checkpoints",
+    clips=3000,
     name=None,
     lr=1e-3,
-    muon_lr=0.008,
     parts=None,
     begin=None,
     cooldown=0.5,
     late=True,
+    **run,
 ):
     """Train a variant, and return ``(net, run)``; ``net`` holds ``decoder`` and, of ours, ``predictor``.
 
     Parameters
     ----------
     variant : {"ours", "apart", "sparse", "mask"}
-    steps, seconds
-        The run ends at whichever comes first; its step size falls towards that end.
     batch : int
         Clips a step.
-    pool : int
-        Clips of the training split.
-    folder : str or Path
-        Of checkpoints; the one of the motion predictor, if it is there, is what ours begins with.
+    size : int, optional
+        Pixels of the clips; the autoencoder's own by default.
+    clips : int
+        Of the training split.
+    lr : float
+        Step size of AdamW; Muon's is 8 times as large.
     begin : str or Path, optional
         Folder of a trained decoder (and predictor), to go on from.
     cooldown : float
         Fraction of the run in which the step size falls.
     late : bool
         Learn more often from much noise, which decides where things are; else from all times alike.
+    **run
+        Of `Run`, such as ``seconds`` and ``folder``; the checkpoint of the motion predictor in the latter, if
+        it is there, is what ours begins with.
     """
     torch.manual_seed(seed)
     parts = parts or micro(device)
-    held = {k: v.to(device) for k, v in prepared("train", pool, size, folder, device, parts).items()}
     _, unet, _, prompts = parts
+    folder = run.setdefault("folder", "checkpoints")
+    held = {k: v.to(device) for k, v in prepared("train", clips, size, folder, device, parts).items()}
     dims = held["tokens"].shape
     start = start_predictor(folder) if variant in ("ours", "apart") and begin is None else None
     net = build(variant, unet, dims[3], dims[2], start, begin).train()
-    own = video.TokenAttention, video.KnownFrameAttention
+    own = video.TokenAttention, video.KeyFrameAttention
     for module in net["decoder"].unet.modules():
         if isinstance(module, Attention) and not isinstance(module.processor, own):
             module.set_processor(fastest_attention(device))
-    learner = Learner(net)
-    run = Run(
-        name or f"video-{variant}",
-        learner,
-        steps,
-        lr,
-        muon_lr,
-        ema=0.998,
-        warmup=100,
-        seed=seed,
-        folder=folder,
-        cooldown=cooldown,
-        seconds=seconds,
-        began=None if begin is None else card_of(begin),
-        facts={
-            "batch": batch,
-            "clips": pool,
-            "variant": variant,
-            "lr": lr,
-            "muon_lr": muon_lr,
-            "cooldown": cooldown,
-            "late": late,
-        },
-    )
-    schedule = noise_schedule(device)
-    empty, ids = prompts([""]), sizes(batch, size, device)
+    facts = {"data": f"{clips:,} clips of {FRAMES} frames (world.sample_clip, split train)", "batch": batch}
+    facts |= {"variant": variant, "lr": lr, "muon_lr": 8 * lr, "cooldown": cooldown, "late": late}
+    run |= {"facts": facts, "cooldown": cooldown, "began": None if begin is None else cards.began_in(begin)}
+    name = f"video-{name or variant}"
+    run = Run(name, Learner(net), steps, lr, 8 * lr, ema=0.998, warmup=100, seed=seed, **run)
+    learn(run, net, variant, held, batch, size or parts[0].config.sample_size, prompts, device, late)
+    return net.eval(), run
+
+
+def learn(run, net, variant, held, batch, size, prompts, device, late=True):
+    """All steps of a run, on what `prepared` encoded; each of several processes draws a batch of its own."""
+    schedule, empty, ids = noise_schedule(device), prompts([""]), sizes(batch, size, device)
     for i in run.steps():
-        pick = torch.randint(dims[0], (batch,), device=device)
-        some = [held[k][pick] for k in ("latents", "tokens", "states", "pooled")]
-        loss, numbers = loss_of(net, variant, schedule, some, empty, ids, device, late)
+        if run.processes.count > 1:
+            torch.manual_seed((run.seed * 1_000_003 + i) * run.processes.count + run.processes.rank)
+        pick = torch.randint(len(held["latents"]), (batch,), device=device)
+        clips = [held[k][pick] for k in ("latents", "tokens", "states", "pooled")]
+        loss, numbers = loss_of(net, variant, schedule, clips, empty, ids, late)
         run.update(loss, i, **numbers)
     run.averaged()
-    return net.eval(), run
 
 
 @torch.no_grad()
 def measure(
-    net, variant, size=64, device="cpu", n=210, folder="checkpoints", parts=None, batch=16, source="clips"
+    net, variant, size=None, device="cpu", n=210, folder="checkpoints", parts=None, batch=16, source="clips"
 ):
     """Velocity loss of the unknown frames of held-out clips, or passages, ``{time: loss}``, at the same noise
     for every variant.
     """
+    parts = parts or micro(device)
+    size = size or parts[0].config.sample_size
     held = prepared("heldout", n, size, folder, device, parts, source)
     schedule = noise_schedule(device)
     noise = torch.randn(held["latents"].shape, generator=torch.Generator().manual_seed(0))
     out = {}
     for t in (500, 700, 900):
         losses = []
-        for some in torch.arange(n).split(batch):
-            x, true, states, pooled = (
-                held[k][some].float().to(device) for k in ("latents", "tokens", "states", "pooled")
+        for rows in torch.arange(n).split(batch):
+            x, true, *prompt_embeds = (
+                held[k][rows].float().to(device) for k in ("latents", "tokens", "states", "pooled")
             )
-            mask = ends(len(some), FRAMES, device)
-            told = net["predictor"](true[:, 0], true[:, -1], FRAMES) if "predictor" in net else None
-            v, target = velocity(
-                net,
-                schedule,
-                x,
-                torch.full((len(some),), t, device=device),
-                noise[some].to(device),
-                (states, pooled),
-                sizes(len(some), size, device),
-                mask,
-                told,
-                device,
-            )
+            mask = video.key_frame_mask(len(x), FRAMES, device)
+            tokens = net["predictor"](true[:, 0], true[:, -1], FRAMES) if "predictor" in net else None
+            ts, ids = torch.full((len(x),), t, device=device), sizes(len(x), size, device)
+            e = noise[rows].to(device)
+            v, target = velocity(net, schedule, x, ts, e, prompt_embeds, ids, mask, tokens)
             losses.append((v - target)[:, 1:-1].square().mean((1, 2, 3, 4)))
         out[str(t)] = round(float(torch.cat(losses).mean()), 4)
     return out
 
 
-# ------------------------------------------------------------------------------------------ command line
-
-
-def card_of(folder):
-    """The card of a decoder's folder, without its log; None where there is none."""
-    shipped = Path(folder).resolve() == (weights.DATA / "video").resolve()
-    file = weights.DATA / "cards" / "video.json" if shipped else Path(folder) / "card.json"
-    if not file.exists():
-        return None
-    return {k: v for k, v in json.loads(file.read_text()).items() if k not in ("log", "part")}
-
-
-def stages(card):
-    """Cards of all runs that a decoder went through, the first one first."""
-    return [] if card is None else [*stages(card.get("began")), card]
+# ------------------------------------------------------------------------------------------ what is made
 
 
 def clips_seen(card):
     """How many clips a decoder learnt from, over all its runs; a clip that came twice counts twice."""
-    return sum(c["steps"] * c["batch"] for c in stages(card))
-
-
-def card(run, heldout, seed):
-    """What a variant was trained on, how, for how long, where, and what it reached."""
-    return {
-        "part": "video",
-        "data": f"{run.facts['clips']:,} clips of {FRAMES} frames (clips.specimen, split train)",
-        "steps": run.done,
-        "seed": seed,
-        "seconds": round(run.seconds),
-        "torch": torch.__version__.split("+")[0],
-        **{k: v for k, v in run.facts.items() if k != "clips"},  # batch, machine, and how it learnt
-        "heldout": {"loss": heldout},
-        **({"began": run.began} if run.began else {}),
-        "log": run.log[:: max(1, len(run.log) // 100)],
-    }
+    return sum(c["steps"] * c["batch"] for c in cards.stages(card))
 
 
 def save(net, folder, card):
@@ -447,112 +375,56 @@ def save(net, folder, card):
 
 
 @torch.no_grad()
-def mean(folders, unet):
+def mean_of(folders, unet):
     """The mean of decoders and predictors of ours that began with the same weights: ``(net, cards)``.
 
     Runs that went their ways from one place end around the same better one (model soups, 2203.05482).
     """
-    cards = [card_of(folder) for folder in folders]
-    for folder, found in zip(folders, cards, strict=True):
-        if found is None:
+    found = [cards.began_in(folder) for folder in folders]
+    for folder, card in zip(folders, found, strict=True):
+        if card is None:
             raise SystemExit(f"There is no card.json in {folder}: name folders that the training wrote.")
     nets = [build("ours", unet, begin=folder) for folder in folders]
     for several in zip(*(net.parameters() for net in nets), strict=True):
         several[0].copy_(torch.stack(several).mean(0))
-    return nets[0].eval(), cards
+    return nets[0].eval(), found
 
 
-def card_of_mean(cards, heldout):
+def card_of_mean(runs, heldout):
     """What the runs have in common, what each was, and what their mean reached."""
-    total = {k: sum(c[k] for c in cards) for k in ("steps", "seconds")}
+    total = {k: sum(c[k] for c in runs) for k in ("steps", "seconds")}
     own = {"heldout", *total}
-    common = {k: v for k, v in cards[0].items() if k not in own and all(c.get(k) == v for c in cards)}
-    each = [{k: v for k, v in c.items() if k not in common} for c in cards]
+    common = {k: v for k, v in runs[0].items() if k not in own and all(c.get(k) == v for c in runs)}
+    each = [{k: v for k, v in c.items() if k not in common} for c in runs]
     return {"part": "video", **common, **total, "heldout": {"loss": heldout}, "mean_of": each}
 
 
-def pack(source, name="video", root=weights.DATA):
-    """Put a trained folder, with its card, among the shipped weights.
-
-    Parameters
-    ----------
-    source : Path
-        What `save` wrote: of ours, with its predictor; or a LoRA (`training.passages.save`).
-    name : str
-        What the weights are called there.
-    """
-    if not source.exists():
-        raise SystemExit(f"There is no {source}: train it first, python -m storydiff_lite.training {name}")
-    weights.atomic_save(root / name, lambda to: shutil.copytree(source, to))
-    text = json.loads((root / name / "card.json").read_text())
-    text["sha256"] = {
-        f.relative_to(root).as_posix(): weights.sha256(f)
-        for f in sorted((root / name).rglob("*.safetensors"))
-    }
-    (root / name / "card.json").unlink()
-    weights.atomic_save(
-        root / "cards" / f"{name}.json", lambda to: to.write_text(json.dumps(text, indent=1) + "\n")
-    )
-    weights.write_manifest(root)
-
-
-def main(argv=None):
-    p = argparse.ArgumentParser(prog="python -m storydiff_lite.training video", description=__doc__)
-    p.add_argument("--variant", choices=VARIANTS, default="ours")
-    p.add_argument("--prepare", action="store_true", help="only draw and encode the clips")
-    p.add_argument("--pack", action="store_true", help="only put the trained weights among the shipped ones")
-    p.add_argument("--mean", nargs="+", metavar="FOLDER", help="take the mean of trained folders of ours")
-    p.add_argument("--begin", help="folder to go on from, such as storydiff_lite/data/video")
-    p.add_argument("--lr", type=float, default=1e-3, help="step size of AdamW; Muon's is 8 times as large")
-    p.add_argument("--cooldown", type=float, default=0.5, help="fraction of the run with falling step size")
-    p.add_argument("--even", action="store_true", help="learn from all times alike, not more from much noise")
-    p.add_argument("--steps", type=int, default=20000)
-    p.add_argument("--seconds", type=float, help="end after so much wall time of training")
-    p.add_argument("--batch", type=int, default=16, help="clips a step")
-    p.add_argument("--clips", type=int, default=3000, help="clips to train on")
-    p.add_argument("--heldout", type=int, default=210, help="clips to measure on")
-    p.add_argument("--size", type=int, default=64)
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    p.add_argument("--folder", default="checkpoints")
-    a = p.parse_args(argv)
-    if a.pack:
-        return pack(Path(a.folder) / "video-ours")
-    began = time.time()
-    if a.prepare:
-        some = (("train", a.clips), ("validation", min(42, a.heldout)), ("heldout", a.heldout))
-        for split, n in some:  # drawing forks, so it comes before anything is on a GPU
-            clip_pool(split, n, FRAMES, a.size, a.folder)
-        parts = micro(a.device)
-        for split, n in some:
-            prepared(split, n, a.size, a.folder, a.device, parts)
-        print(f"prepared in {time.time() - began:.0f} s")
+def make(
+    device, folder, seed=0, variant="ours", name=None, size=None, clips=3000, heldout=210,
+    prepare=False, pack=False, mean=None, even=False, **training,
+):  # fmt: skip
+    """``python -m storydiff_lite.training video``: train a variant, measure, save; or what else is asked."""
+    folder = Path(folder)
+    if pack:
+        return cards.ship(folder / "video-ours", "video")
+    if prepare:
+        splits = (("train", clips), ("validation", min(42, heldout)), ("heldout", heldout))
+        for split, n in splits:  # drawing forks, so it comes before anything is on a GPU
+            clip_pool(split, n, FRAMES, size or weights.picture_size(), folder)
+        parts = micro(device)
+        for split, n in splits:
+            prepared(split, n, size, folder, device, parts)
         return None
-    parts = micro(a.device)
-    if a.mean:
-        net, cards = mean(a.mean, parts[1])
-        heldout = measure(net, "ours", a.size, a.device, a.heldout, a.folder, parts)
-        save(net, Path(a.folder) / "video-ours", card_of_mean(cards, heldout))
-        print(f"the mean of {len(cards)}, held out: {heldout}")
+    parts = micro(device)
+    if mean:
+        net, runs = mean_of(mean, parts[1])
+        found = measure(net, "ours", size, device, heldout, folder, parts)
+        save(net, folder / "video-ours", card_of_mean(runs, found))
+        print(f"the mean of {len(runs)}, held out: {found}")
         return None
-    net, run = train(
-        a.variant,
-        a.steps,
-        a.seconds,
-        a.batch,
-        a.size,
-        a.seed,
-        a.device,
-        a.clips,
-        a.folder,
-        lr=a.lr,
-        muon_lr=8 * a.lr,
-        parts=parts,
-        begin=a.begin,
-        cooldown=a.cooldown,
-        late=not a.even,
-    )
-    heldout = measure(net, a.variant, a.size, a.device, a.heldout, a.folder, parts)
-    save(net, Path(a.folder) / f"video-{a.variant}", card(run, heldout, a.seed))
-    print(f"video-{a.variant}: {run.done} steps, {run.seconds:.0f} s, held out: {heldout}")
+    training |= {"size": size, "seed": seed, "device": device, "clips": clips, "folder": folder}
+    net, run = train(variant, name=name, parts=parts, late=not even, **training)
+    found = measure(net, variant, size, device, heldout, folder, parts)
+    save(net, folder / run.name, cards.card("video", run, {"loss": found}, seed))
+    cards.report(run.name, run, found)
     return None

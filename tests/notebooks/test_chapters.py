@@ -37,11 +37,26 @@ def test_chapter_has_three_exercises_with_checks(path):
     assert len(checked) >= len(exercises)
 
 
+@each_chapter
+def test_every_exercise_says_what_it_asks_for_and_what_it_brings(path):
+    points = 0
+    for cell in chapters.read(path).cells:
+        for label in chapters.LABEL.findall(cell.source):
+            assert label[1:] in (("easy", "5", "1"), ("medium", "10", "2"), ("hard", "20", "3"))
+            points = int(label[3])
+        assert chapters.fences(cell).count("exercise") == len(chapters.LABEL.findall(cell.source))
+        assert cell.metadata.get("nbgrader", {}).get("points", points) == points, "run `make refresh`"
+
+
 # ------------------------------------------------------------- does the checker see what it should see?
 def good():
     """The smallest notebook that the checker accepts."""
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    first = new_code_cell('PROFILE = "cpu"\nSEED = 0\nDEVICE = "cpu"', metadata={"tags": ["parameters"]})
+    parameters = (
+        'PROFILE = os.environ.get("STORYDIFF_PROFILE", "cpu")\nSEED = 0\n'
+        'DEVICE = os.environ.get("STORYDIFF_DEVICE", "cpu")'
+    )
+    first = new_code_cell(parameters, metadata={"tags": ["parameters"]})
     shown = new_code_cell("print(1)", outputs=[new_output("stream", text="1\n")])
     ask = new_markdown_cell("```{exercise} Twice\n:label: twice\n```")
     start = new_markdown_cell("```{solution-start} twice\n:class: dropdown\n```")
@@ -68,6 +83,10 @@ PICTURE = {"image/png": "aGVsbG8="}
 MISTAKES = {
     "untagged": (lambda nb: nb.cells[0].metadata.clear(), "not tagged `parameters`"),
     "no seed": (lambda nb: nb.cells[0].update(source='PROFILE = DEVICE = "cpu"'), "does not set SEED"),
+    "deaf to the device": (
+        lambda nb: nb.cells[0].update(source=nb.cells[0].source.replace("STORYDIFF_DEVICE", "X")),
+        "from STORYDIFF_DEVICE",
+    ),
     "not run": (lambda nb: nb.cells[1].update(execution_count=None), "were not run"),
     "no outputs": (lambda nb: nb.cells[1].update(outputs=[]), "no cell has an output"),
     "stderr": (lambda nb: nb.cells[1].outputs[0].update(name="stderr"), "prints to stderr"),
@@ -92,6 +111,18 @@ MISTAKES = {
         "do not pair up",
     ),
     "no check": (lambda nb: nb.cells.pop(6), "no cell calls exercises.check"),
+    "long line": (lambda nb: nb.cells[1].update(source="x = 1  # " + 74 * "x"), "more than 82 columns"),
+    "long line of a string": (
+        lambda nb: nb.cells[1].update(source=f'print("""\n{83 * "x"}\n""")'),
+        "shows 1 lines of more than 82 columns",
+    ),
+    "more than a screen": (
+        lambda nb: (
+            nb.cells.insert(1, new_markdown_cell("## The code, on one screen"))
+            or nb.cells[2].update(source="x = 1\n" * 36)
+        ),
+        "its heading says one screen",
+    ),
     "other kernel": (lambda nb: nb.metadata.kernelspec.update(name="conda"), "kernel python3"),
 }
 
@@ -102,6 +133,23 @@ def test_checker_names_the_mistake(name, tmp_path):
     spoil, said = MISTAKES[name]
     spoil(nb)
     assert said in findings(nb, tmp_path)
+
+
+@pytest.mark.parametrize("tag", sorted(check_notebooks.FOLDED))
+def test_folded_code_may_be_long_and_wide(tag, tmp_path):
+    nb = good()
+    nb.cells[1].update(source="x = 1  # " + 74 * "x" + 36 * "\n", metadata={"tags": [tag]})
+    nb.cells.insert(1, new_markdown_cell("## The code, on one screen"))
+    assert findings(nb, tmp_path) == ""
+
+
+def test_what_fits_passes(tmp_path):
+    nb = good()
+    nb.cells[1].update(source="x = 1  # " + 73 * "x" + 34 * "\nx = 1")
+    nb.cells.insert(1, new_markdown_cell("## The code, on one screen"))
+    nb.cells.insert(3, new_markdown_cell("## More"))
+    nb.cells.insert(4, new_code_cell("x = 1\n" * 40, execution_count=9))
+    assert findings(nb, tmp_path) == ""
 
 
 def test_checker_refuses_what_is_no_notebook(tmp_path):

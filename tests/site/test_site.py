@@ -5,6 +5,7 @@ import http.server
 import threading
 from pathlib import Path
 
+import chapters
 import pytest
 from browser import Visit
 
@@ -68,6 +69,18 @@ def test_nothing_sticks_out(site, chromium, path, width):
             width,
         )
         assert wide <= width, f"{wide} px wide on a screen of {width}; look at {culprits}"
+
+
+def test_no_line_of_code_is_cut(site, chromium, path):
+    """What `check_notebooks.COLUMNS` promises: the code that a page shows fits a screen of 1280 pixels."""
+    with Visit(chromium, width=1280) as visit:
+        page = visit.open((site / path).as_uri())
+        cut = page.evaluate(
+            """() => [...document.querySelectorAll('div.cell_input pre')]
+                 .filter(e => e.offsetParent && !e.closest('details') && e.scrollWidth > e.clientWidth + 1)
+                 .map(e => e.textContent.slice(0, 60))"""
+        )
+        assert cut == []
 
 
 def test_focus_can_be_seen(site, chromium):
@@ -168,6 +181,45 @@ def test_motion_scrubber_answers_without_a_kernel(site, chromium):
         assert images.nth(0).screenshot() != last[2] and dot.get_attribute("cx") != last[1]
         assert scrubber.locator("svg").get_attribute("aria-label")
         assert_clean(visit)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_quiz_is_answered_by_keyboard(site, chromium, dark):
+    """Chapter 5, on a phone: a wrong choice, then the right one; each time the reason is said."""
+    with Visit(chromium, width=390, dark=dark) as visit:
+        page = visit.open((site / "notebooks/05-consistent-self-attention.html").as_uri())
+        quiz = page.locator("#quiz-05-halves")
+        said, explained = quiz.get_by_role("status"), quiz.locator("details")
+        radios = quiz.get_by_role("radio")
+        assert quiz.get_by_role("group").count() == 1 and explained.is_hidden()
+        button = quiz.get_by_role("button", name="Check")
+        button.press("Enter")
+        assert said.inner_text() == "Choose an answer first."
+        right = [bool(c.get("right")) for c in chapters.extension("quizzes").find("05-halves")["choices"]]
+        radios.first.focus()
+        page.keyboard.press("Space")
+        for at in range(right.index(True) + 1):
+            page.keyboard.press("ArrowDown" if at else "Enter")
+            assert radios.nth(at).is_checked()
+            page.keyboard.press("Enter")
+            text = said.inner_text()
+            assert text.startswith("Right. " if right[at] else "Not this one. ") and len(text) > 40
+        assert explained.is_visible(), "after the right answer all others may be read"
+        page.keyboard.press("ArrowDown")
+        assert said.inner_text() == "", "another choice, and the old reason is gone"
+        page.keyboard.press("Tab")
+        assert button.evaluate("b => b === document.activeElement")
+        assert_clean(visit)
+
+
+def test_quiz_reads_without_scripts(site, chromium):
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((site / "notebooks/05-consistent-self-attention.html").as_uri())
+    quiz = page.locator("#quiz-05-halves")
+    quiz.locator("summary").click()
+    assert "Right: " in quiz.locator("details").inner_text() and quiz.get_by_role("button").is_hidden()
+    context.close()
 
 
 def test_attention_explorer_answers_without_a_kernel(site, chromium):

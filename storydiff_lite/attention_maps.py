@@ -1,0 +1,540 @@
+"""Attention maps of a story: who reads whom, kept small while the story is drawn.
+
+    recorder = AttentionRecorder(steps=(0, 12, 24))
+    pipe(story, recorder=recorder)
+    recorder.map(12, "up_blocks.1.attentions.0")    # [F, G, F, G]: panel and patch that reads, that is read
+
+An attention layer never builds its softmax rows: a fused kernel goes from queries and keys to the result.
+The recorder builds them beside it, for chosen steps, layers and heads only, pools them to patches, and keeps
+a byte per number (two for words).  Nothing of the run changes, and a run without a recorder has none of this
+in it.
+"""
+
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from .schedule import self_attention_layers
+from .tokens import TRIGGER_ID, fit_caption
+
+AT_ONCE = 2**22  # probabilities that are held at once, 16 MiB
+# cross-attention is small, and its begin token or padding can take nearly all: a word's share needs two bytes
+LEVELS = {"self": 255, "cross": 65535}
+
+
+def softmax_rows(attn, q, k):
+    """What an attention layer reads: softmax(q k^T / sqrt(d)), head by head.
+
+    Parameters
+    ----------
+    attn : diffusers Attention
+        For its number of heads and its query/key norms.
+    q : Tensor [N, C]
+        Projected queries of one reader.
+    k : Tensor [L, C]
+        Projected keys of the tokens it reads.
+
+    Returns
+    -------
+    Tensor [heads, N, L]
+        Float32; 0 to 1, each row sums to 1.  StoryDiffusion (2405.01434), Eq. 1.
+    """
+    q, k = (x.unflatten(-1, (attn.heads, -1)).transpose(0, 1).float() for x in (q, k))  # [heads, N or L, d]
+    q = q if attn.norm_q is None else attn.norm_q(q)
+    k = k if attn.norm_k is None else attn.norm_k(k)
+    return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
+
+
+def pooled_rows(attn, q, k, query_cells, key_cells, cells, columns, heads=None):
+    """Softmax rows between patches: the mean over the queries of a patch, the sum over the keys of a patch.
+
+    Parameters
+    ----------
+    attn, q, k
+        As of `softmax_rows`.
+    query_cells : LongTensor [N]
+        Patch of each query, 0 to ``cells`` - 1.
+    key_cells : LongTensor [L]
+        Column of each key, 0 to ``columns`` - 1.
+    cells, columns : int
+    heads : list of int or "mean", optional
+        Which heads; all of them by default; ``"mean"``: one map, the mean of all heads' rows.
+
+    Returns
+    -------
+    Tensor [heads, cells, columns]
+        Each row sums to 1, as the softmax rows do.  No more than 2**22 probabilities are held at once.
+    """
+    several = attn.heads if heads is None else 1 if heads == "mean" else len(heads)
+    total = torch.zeros(several, cells, columns, device=q.device)
+    chunk = max(1, AT_ONCE // (attn.heads * max(len(k), columns)))
+    for part in range(0, len(q), chunk):
+        p = softmax_rows(attn, q[part : part + chunk], k)  # [all heads, n, L]
+        if heads is not None:
+            p = p.mean(0, keepdim=True) if heads == "mean" else p[list(heads)]
+        wide = torch.zeros(several, p.shape[1], columns, device=q.device).index_add_(2, key_cells, p)
+        total.index_add_(1, query_cells[part : part + chunk], wide)
+    return total / query_cells.bincount(minlength=cells)[:, None]
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """Rows of numbers in 0..1, a byte or two each: ``codes / levels * top``, ``top`` being a row's largest.
+
+    Parameters
+    ----------
+    codes : uint8 or uint16 Tensor [..., X]
+    top : float Tensor [...]
+    levels : int
+        255 or 65535, the code of a row's largest number.
+    """
+
+    codes: torch.Tensor
+    top: torch.Tensor
+    levels: int = 255
+
+    @classmethod
+    def of(cls, x, levels=255):
+        """Quantise ``x`` [..., X]."""
+        top = x.amax(-1)
+        codes = (x / top[..., None].clamp(min=1e-30) * levels).round()
+        return cls(codes.to(torch.uint8 if levels == 255 else torch.uint16).cpu(), top.cpu(), levels)
+
+    def values(self):
+        """The numbers, float32 [..., X]; none is off by more than `error`."""
+        return self.codes.float() / self.levels * self.top[..., None]
+
+    def error(self):
+        """The largest error that a number of a row can have, [...]: half a code, top / (2 levels)."""
+        return self.top / (2 * self.levels)
+
+    @property
+    def nbytes(self):
+        return self.codes.nbytes + self.top.nbytes
+
+
+def patches(height, width, rows, columns):
+    """Patch of each token of a layer, LongTensor [height * width]: the layer's tokens on a coarser grid."""
+    down = torch.arange(height) * rows // height
+    across = torch.arange(width) * columns // width
+    return (down[:, None] * columns + across).flatten()
+
+
+class AttentionRecorder:
+    """Keeps attention maps of one story: chosen steps, layers and heads, pooled to patches.
+
+    A byte is kept per number, two per number of cross-attention; of guidance only the conditional half.  A
+    layer that shares keeps what its panels read in every panel; one that does not (rate 0, a step or layer
+    that the schedule leaves plain, ``[NC]``) has panels that read themselves.  Where a panel goes through the
+    U-Net several times in a step (``window=`` with ``long_story="passes"``), its map is the mean over the
+    passes, as its prediction is; a ``"bank"``'s tokens count as the panels' that wrote them.
+
+    Parameters
+    ----------
+    steps : int or collection of int
+        Denoising steps to keep, 0 is the first.
+    layers : str or list of str
+        As of the pipeline: ``"up"``, ``"mid"``, ``"down"``, ``"all"``, or beginnings of names.  They need not
+        be the layers that share.
+    heads : {"each", "mean"} or list of int
+        Every head; the mean of the heads' maps alone (a fraction of the memory); or these.
+    cross : bool
+        Whether to keep, of the same places, what the words of the prompt are read by.
+    grid : int or None
+        Patches along the shorter side of a picture, the same for all layers, so that they can be compared;
+        ``None``: a layer's own tokens.
+    limit : int
+        Bytes.  A run that would need more, for all that is kept and for the step at hand in float32, is
+        refused before its first step.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Steps below 0 or none, a grid below 1, heads of another kind.
+
+    Notes
+    -----
+    With P patches a picture and F panels, a head of a layer and step takes F P (F P + 4 + 4 F) bytes: 71 KB
+    for four panels of 8 x 8 patches.  Building a map holds 2**22 probabilities at most.
+    """
+
+    def __init__(self, steps, layers="up", heads="each", cross=True, grid=8, limit=64 * 2**20):
+        self.steps = tuple(sorted({steps} if isinstance(steps, int) else set(steps)))
+        if not self.steps or any(isinstance(s, bool) or not isinstance(s, int) or s < 0 for s in self.steps):
+            raise ValueError(f"steps must be whole numbers from 0, at least one, not {steps!r}.")
+        if grid is not None and (not isinstance(grid, int) or grid < 1):
+            raise ValueError(f"grid is {grid!r}; it must be at least 1, or None for a layer's own tokens.")
+        if heads not in ("each", "mean") and not (isinstance(heads, (list, tuple)) and len(heads)):
+            raise TypeError(f"heads must be 'each', 'mean' or a list of numbers, not {heads!r}.")
+        self.chosen, self.heads, self.cross, self.grid, self.limit = layers, heads, cross, grid, limit
+        self._forget()
+
+    def _forget(self):
+        self.layers, self.panels, self.prompts, self.tokens = [], 0, [], []
+        self._kept = {}  # (kind, step, layer) -> Quantised
+        self._masses = {}  # (step, layer) -> [F, h, P, F], what goes to each panel, before quantising
+        self._marks = {}  # (step, layer) -> bool [F, N], tokens that others may read
+        self._open = {}  # (kind, layer) -> sum [F, h, P, X] and passes [F] of the step at hand
+        self._grids, self._heads, self._now, self._bank = {}, {}, None, {}
+
+    # ------------------------------------------------------------------------------------------ recording
+
+    @contextmanager
+    def watching(self, unet, plan, stories, tokenizer):
+        """Within this block the U-Net's attention is recorded; the pipeline enters it, before sharing starts.
+
+        Parameters
+        ----------
+        unet : UNet2DConditionModel
+        plan : schedule.AttentionPlan
+            Knows step and panels of each pass; its ``watch`` is used, and restored.
+        stories : list of lists of Panel
+            One story.
+        tokenizer : CLIPTokenizer
+            The first of the pipeline's.
+
+        Raises
+        ------
+        ValueError
+            Several stories, windows inside the layers, a prompt with a trigger word (unless ``cross`` is
+            False), or more bytes than ``limit``.
+        """
+        if len(stories) != 1:
+            raise ValueError(
+                f"An AttentionRecorder keeps one story, and {len(stories)} were told in one batch: call "
+                "pipe(story, recorder=...) for each, with a recorder of its own."
+            )
+        if plan.window is not None and plan.window < len(stories[0]):
+            raise ValueError(
+                'long_story="attention" averages several softmaxes inside each layer, so there is no map of '
+                'what a panel reads. Record with long_story="passes" or "bank", or without a window.'
+            )
+        self._forget()
+        names = self_attention_layers(unet, self.chosen)  # all names, "....attn1.processor"
+        self.layers = [n.removesuffix(".attn1.processor") for n in names]
+        modules = {n: unet.get_submodule(f"{n}.attn1") for n in self.layers}
+        self._heads = {n: self._which(n, m.heads) for n, m in modules.items()}
+        self.panels, self.prompts = len(stories[0]), [p.prompt for p in stories[0]]
+        if self.cross:
+            self._read_prompts(tokenizer)
+        self._plan = plan
+        before, watch = dict(unet.attn_processors), plan.watch
+        wrapped = {n: _Recording(self, n, before[n]) for n in before if n in names}
+        if self.cross:
+            crossing = [f"{n}.attn2.processor" for n in self.layers]
+            wrapped |= {n: _Recording(self, n, before[n]) for n in crossing if n in before}
+        hook = unet.register_forward_pre_hook(self._make_room, with_kwargs=True)
+        try:
+            unet.set_attn_processor(before | wrapped)
+            plan.watch = self._watch
+            yield self
+            self._close()
+            if missed := [s for s in self.steps if not any(k[1] == s for k in self._kept)]:
+                warnings.warn(f"Steps {missed} never came, so that they have no maps.", stacklevel=3)
+        finally:
+            hook.remove()
+            unet.set_attn_processor(dict(before))
+            plan.watch = watch
+            self._open, self._bank, self._plan = {}, {}, None
+
+    def _which(self, layer, heads):
+        """Of which heads a layer's maps are: a list, or "mean"."""
+        if self.heads == "mean":
+            return "mean"
+        chosen = list(range(heads)) if self.heads == "each" else list(self.heads)
+        if not all(0 <= h < heads for h in chosen):
+            raise ValueError(f"Layer {layer} has heads 0 to {heads - 1}, and {chosen} were asked for.")
+        return chosen
+
+    def _read_prompts(self, tokenizer):
+        """Tokens of each panel's prompt, and the words they make."""
+        self._words = []
+        for prompt in self.prompts:
+            prompt = fit_caption(tokenizer, prompt)
+            found = tokenizer(prompt, return_offsets_mapping=True, verbose=False)
+            if TRIGGER_ID in found.input_ids:
+                raise ValueError(
+                    f"The prompt {prompt!r} holds the trigger word, whose class token is read once per "
+                    "picture: its words have no fixed places. Record with cross=False."
+                )
+            self.tokens.append(
+                [t.removesuffix("</w>") for t in tokenizer.convert_ids_to_tokens(found.input_ids)]
+            )
+            words = []
+            for place, word in enumerate(found.word_ids(0)):
+                if word is None:
+                    continue  # the begin and end tokens
+                if words and words[-1][0] == word:
+                    words[-1][2].append(place)
+                    words[-1][1][1] = found.offset_mapping[place][1]
+                else:
+                    words.append((word, list(found.offset_mapping[place]), [place]))
+            self._words.append([(prompt[a:b], places) for _, (a, b), places in words])
+
+    def _make_room(self, unet, args, kwargs):
+        """Before a pass: the grids of all layers; before the first, whether there is room."""
+        if self._grids:
+            return
+        height, width = (args[0] if args else kwargs["sample"]).shape[-2:]
+        levels = len(unet.config.block_out_channels)
+        for layer in self.layers:
+            kind, _, rest = layer.partition(".")
+            level = int(rest.split(".")[0]) if kind != "mid_block" else levels - 1
+            level = levels - 1 - level if kind == "up_blocks" else level
+            h, w = (-(-side // 2**level) for side in (height, width))
+            g = min(h, w) if self.grid is None else self.grid
+            rows, columns = (round(g * side / min(height, width)) for side in (height, width))
+            if rows > h or columns > w:
+                raise ValueError(
+                    f"Layer {layer} has {h} x {w} tokens, fewer than the grid's {rows} x {columns} patches: "
+                    f"take grid={min(h, w)} or less, or other layers."
+                )
+            self._grids[layer] = (h, w), (rows, columns)
+        step = kept = 0
+        for layer, ((h, w), (rows, columns)) in self._grids.items():
+            heads = 1 if self._heads[layer] == "mean" else len(self._heads[layer])
+            p = rows * columns
+            sizes = [self.panels * p] + ([self._columns] if self.cross else [])
+            numbers = heads * self.panels * p
+            step += sum(numbers * x * 4 for x in sizes)
+            kept += sum(numbers * (x * size + 4) for x, size in zip(sizes, (1, 2), strict=False))
+            kept += self.panels * (h * w + 4 * numbers)
+        self.planned = len(self.steps) * kept + step
+        if self.planned > self.limit:
+            raise ValueError(
+                f"These maps need {self.planned / 2**20:,.1f} MiB, more than the limit of "
+                f"{self.limit / 2**20:,.1f} MiB: take fewer steps, layers or panels, heads='mean' or a "
+                "coarser grid, or raise limit=."
+            )
+
+    @property
+    def _columns(self):
+        """Columns of a cross-attention map: the tokens of the longest prompt, and all padding in one."""
+        return max(map(len, self.tokens)) + 1
+
+    def _watch(self, layer, attn, q, k, lists):
+        """Called by every layer in which panels read each other: q [H F, N, C], k [T, C], H F lists."""
+        layer = layer.removesuffix(".attn1.processor")
+        now, n = self._plan.now, q.shape[1]
+        f = len(now.panels)
+        if layer not in self.layers or (now.step not in self.steps and now.role != "write"):
+            return
+        # of each token of the pool: its panel, counted through the whole story, and its place there
+        own = torch.arange(len(q) * n, device=q.device)
+        owner = now.panels.start + own // n % f
+        place = own % n
+        if now.role == "write":
+            picks = self._plan.picks(layer + ".attn1.processor", n)[0]  # [F, K]
+            self._bank[layer] = torch.arange(f).repeat_interleave(picks.shape[1]), picks.flatten()
+        elif now.role == "read":  # behind the pass's own tokens: a bank for each half
+            halves = len(q) // f
+            theirs = [x.to(q.device).repeat(halves) for x in self._bank[layer]]
+            owner, place = torch.cat([owner, theirs[0]]), torch.cat([place, theirs[1]])
+        if now.step in self.steps:
+            lists = [lists[i] for i in range(len(q) - f, len(q))]  # the conditional half is the last one
+            self._self(layer, attn, q[-f:], k, lists, owner, place)
+
+    def _self(self, layer, attn, q, k, lists, owner, place):
+        """Maps of a pass's panels: q [F, N, C], pool k [T, C], the tokens each reads, whose they are [T]."""
+        (h, w), (rows, columns) = self._grids[layer]
+        if q.shape[1] != h * w:
+            raise ValueError(f"Layer {layer} has {q.shape[1]} tokens; {h} x {w} were expected of this U-Net.")
+        cell, p = patches(h, w, rows, columns).to(q.device), rows * columns
+        column = owner * p + cell[place]  # [T]
+        seen = torch.zeros(self.panels, h * w, dtype=torch.bool)
+        maps = []
+        for i, index in enumerate(lists):
+            maps.append(
+                pooled_rows(attn, q[i], k[index], cell, column[index], p, self.panels * p, self._heads[layer])
+            )
+            theirs = index[owner[index] != self._plan.now.panels.start + i]
+            seen[owner[theirs].cpu(), place[theirs].cpu()] = True
+        self._add("self", layer, torch.stack(maps))
+        marks = self._marks.setdefault((self._plan.now.step, layer), torch.zeros_like(seen))
+        marks |= seen
+
+    def _plain(self, layer, attn, x):
+        """A layer in which every panel reads itself: x [H F, N, C]."""
+        f, n = len(self._plan.now.panels), x.shape[1]
+        x = x[-f:]
+        own = torch.arange(f * n, device=x.device)
+        lists = list(own.view(f, n))
+        k = attn.to_k(x).flatten(0, 1)
+        self._self(layer, attn, attn.to_q(x), k, lists, self._plan.now.panels.start + own // n, own % n)
+
+    def _cross(self, layer, attn, x, states):
+        """What the patches read of the prompts: x [H F, N, C], states [H F, 77, D]."""
+        states = states[0] if isinstance(states, tuple) else states
+        f, first = len(self._plan.now.panels), self._plan.now.panels.start
+        states = attn.norm_encoder_hidden_states(states) if attn.norm_cross else states
+        q, k = attn.to_q(x[-f:]), attn.to_k(states[-f:])
+        (h, w), (rows, columns) = self._grids[layer]
+        cell = patches(h, w, rows, columns).to(x.device)
+        maps = []
+        for i in range(f):
+            column = torch.arange(k.shape[1], device=x.device)
+            column[len(self.tokens[first + i]) :] = self._columns - 1
+            maps.append(
+                pooled_rows(attn, q[i], k[i], cell, column, rows * columns, self._columns, self._heads[layer])
+            )
+        self._add("cross", layer, torch.stack(maps))
+
+    def _add(self, kind, layer, maps):
+        """Maps [f, h, P, X] of the panels of a pass."""
+        step, first, f = self._plan.now.step, self._plan.now.panels.start, len(maps)
+        if step != self._now:
+            self._close()
+            self._now = step
+        if (kind, layer) not in self._open:
+            shape = self.panels, *maps.shape[1:]
+            self._open[kind, layer] = torch.zeros(shape, device=maps.device), torch.zeros(self.panels)
+        total, count = self._open[kind, layer]
+        total[first : first + f] += maps
+        count[first : first + f] += 1
+
+    def _close(self):
+        """Quantise the maps of the step that is over."""
+        for (kind, layer), (total, count) in self._open.items():
+            mean = total / count.to(total.device)[:, None, None, None]
+            self._kept[kind, self._now, layer] = Quantised.of(mean, LEVELS[kind])
+            if kind == "self":
+                self._masses[self._now, layer] = mean.unflatten(-1, (self.panels, -1)).sum(-1).cpu()
+        self._open = {}
+
+    # ------------------------------------------------------------------------------------------ reading
+
+    @property
+    def nbytes(self):
+        """Bytes of all that is kept."""
+        kept = (*self._kept.values(), *self._masses.values(), *self._marks.values())
+        return sum(x.nbytes for x in kept)
+
+    def _find(self, kind, step, layer):
+        layer = self.layer(layer)
+        if (kind, step, layer) not in self._kept:
+            steps = sorted({s for k, s, _ in self._kept if k == kind})
+            raise KeyError(f"No {kind}-attention of step {step} was recorded; there are steps {steps}.")
+        return layer, self._kept[kind, step, layer]
+
+    def layer(self, name):
+        """A recorded layer's full name, of its beginning; KeyError where there is none or several."""
+        found = [n for n in self.layers if n == name or n.startswith(name.rstrip(".") + ".")]
+        if len(found) != 1:
+            raise KeyError(
+                f"{name!r} names {len(found)} recorded layers; there are {', '.join(self.layers)}."
+            )
+        return found[0]
+
+    def heads_of(self, layer):
+        """The heads of a layer that were recorded, list of int; empty where only their mean was."""
+        which = self._heads[self.layer(layer)]
+        return [] if which == "mean" else list(which)
+
+    def grid_of(self, layer):
+        """Rows and columns of a layer's patches."""
+        return self._grids[self.layer(layer)][1]
+
+    def tokens_of(self, layer):
+        """Rows and columns of a layer's tokens."""
+        return self._grids[self.layer(layer)][0]
+
+    def _values(self, layer, kept, head, values):
+        if head == "mean":
+            return values(kept).mean(1)
+        which = self._heads[layer]
+        if which == "mean" or head not in which:
+            raise KeyError(f"Head {head!r} was not recorded; there are 'mean' and {self.heads_of(layer)}.")
+        return values(kept)[:, which.index(head)]
+
+    def map(self, step, layer, head="mean"):
+        """What every patch reads of every patch.
+
+        Parameters
+        ----------
+        step : int
+        layer : str
+            Its name or the beginning of it.
+        head : int or "mean"
+
+        Returns
+        -------
+        Tensor [F, P, F, P]
+            Panel and patch that read, panel and patch that are read; the share, 0 to 1, of the attention.
+            Over the last two axes it sums to 1, but for `error`.
+
+        Raises
+        ------
+        KeyError
+            Not recorded; the message says what was.
+        """
+        layer, kept = self._find("self", step, layer)
+        return self._values(layer, kept, head, Quantised.values).unflatten(-1, (self.panels, -1))
+
+    def error(self, step, layer, head="mean", kind="self"):
+        """The most by which a number of `map` (or, with ``kind="cross"``, `word_map`'s tokens) can be off,
+        [F, P]: half a code, see `Quantised`.
+        """
+        layer, kept = self._find(kind, step, layer)
+        return self._values(layer, kept, head, Quantised.error)
+
+    def mass(self, step, layer, head="mean"):
+        """How much of each patch's attention goes to each panel, [F, P, F].
+
+        Sums of `map` over the patches that are read, before quantising: over the last axis they sum to 1.
+        """
+        layer, _ = self._find("self", step, layer)
+        return self._values(layer, self._masses[step, layer], head, torch.Tensor.clone)
+
+    def sampled(self, step, layer):
+        """Which tokens of each panel the others could read, bool [F, N]; in any pass of the step."""
+        layer, _ = self._find("self", step, layer)
+        return self._marks[step, layer].clone()
+
+    def words(self, panel):
+        """Words of a panel's prompt and where their tokens are: list of (str, list of int)."""
+        if not self.cross:
+            raise KeyError("No cross-attention was recorded: record with cross=True.")
+        return list(self._words[panel])
+
+    def cross_map(self, step, layer, head="mean"):
+        """What every patch reads of its prompt.
+
+        Returns
+        -------
+        Tensor [F, P, X]
+            Over tokens 0 (begin) to the end token of the panel's prompt, as in ``tokens``; the last column
+            is all padding.  Rows sum to 1, but for `error`.
+        """
+        layer, kept = self._find("cross", step, layer)
+        return self._values(layer, kept, head, Quantised.values)
+
+    def word_map(self, panel, word, step, layer, head="mean"):
+        """Where a word lands: the share of its attention that each patch gives the word, [rows, columns].
+
+        Every place of the word in the prompt counts.  KeyError where the prompt lacks it.
+        """
+        places = [p for text, found in self.words(panel) for p in found if text.lower() == word.lower()]
+        if not places:
+            raise KeyError(f"The prompt {self.prompts[panel]!r} has no word {word!r}.")
+        return self.cross_map(step, layer, head)[panel, :, places].sum(-1).view(self.grid_of(layer))
+
+
+class _Recording:
+    """A layer's own processor, and a look at what it reads in the recorded steps."""
+
+    def __init__(self, recorder, name, plain):
+        self.recorder, self.plain = recorder, plain
+        self.layer, self.kind = name.removesuffix(".processor").rsplit(".", 1)
+
+    def __call__(
+        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, **kwargs
+    ):
+        recorder = self.recorder
+        if recorder._plan.now.step in recorder.steps:
+            if self.kind == "attn2":
+                recorder._cross(self.layer, attn, hidden_states, encoder_hidden_states)
+            else:
+                recorder._plain(self.layer, attn, hidden_states)
+        return self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, temb, **kwargs)

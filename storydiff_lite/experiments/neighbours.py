@@ -1,0 +1,280 @@
+"""StoryDiffusion beside its neighbours, on one model, with one judge (chapter 12).
+
+Stories of four panels, each under one seed, in 12 steps; the same stories in every setting.  Prompts leave
+the looks free, but for settings with a ``text``: there panel 1, or every panel, names them.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from functools import partial
+
+import torch
+
+from .. import neighbours, weights, world
+from ..judge import FREE, agreement, faithfulness
+from .consistency import STEPS, pipe_and_judges, story
+from .records import (
+    PANELS,
+    Experiment,
+    clean_panels,
+    header,
+    mean_and_interval,
+    reading,
+    short,
+    summary,
+    sweep,
+)
+
+KINDS = ("agreement", "fidelity", "clean", "scene", "named")
+WHERE = {"noun": neighbours.NOUN, "words": neighbours.WORDS}
+#: rates of picks that are compared, at random and of the subject
+RATES = (0.04, 0.08, 0.16)
+
+
+def neighbours_settings() -> dict[str, dict]:
+    """Name -> what is drawn: ``consistency`` and ``layers`` of the call, ``plan`` or ``encoder`` by the name
+    of its class and with its arguments, and ``text``, who names the looks.
+    """
+    one, out = {"consistency": 1.0}, {"plain": {"consistency": 0}}
+    out |= {"rate 1": one, "rate 0.25": {"consistency": 0.25}}
+    out["first panel also read"] = one | {"plan": "FirstPanel"}
+    out["AdaIN alone"] = one | {"plan": "AdaINAlone"}
+    out["StyleAligned"] = one | {"plan": "StyleAligned"}
+    cs = one | {"plan": "ConsiStory"}
+    out["ConsiStory: noun, dropout"] = cs | {"where": "noun", "dropout": 0.5}
+    out["ConsiStory: words, no dropout"] = cs | {"where": "words", "dropout": 0.0}
+    for rate in RATES[::-1]:
+        out[f"random picks, {rate:g}"] = {"consistency": rate}
+        out[f"subject picks, {rate:g}"] = {"consistency": rate, "plan": "SubjectPicks", "where": "words"}
+    for name, rate in (("", 0), (", rate 1", 1.0)):
+        out[f"named once{name}"] = {"consistency": rate, "text": "once"}
+        out[f"named once, carried{name}"] = {"consistency": rate, "text": "carried"}
+    out["1Prompt1Story"] = {"consistency": 0, "encoder": "OnePrompt", "ipca": True}
+    out["StyleAligned, all layers"] = out["StyleAligned"] | {"layers": "all"}
+    out["named in every panel"] = {"consistency": 0, "text": "every"}
+    out["ConsiStory: noun, no dropout"] = cs | {"where": "noun", "dropout": 0.0}
+    out["one prompt alone"] = {"consistency": 0, "encoder": "OnePrompt", "svr": False}
+    out["ConsiStory: + vanilla queries"] = cs | {"where": "noun", "dropout": 0.5, "vanilla": 3}
+    out["ConsiStory: + injection"] = cs | {"where": "noun", "dropout": 0.5, "match": True}
+    return out
+
+
+def described(i: int) -> tuple[world.Character, str]:
+    """Whom the i-th story is about where its text says so, and the phrase that says it."""
+    rng = random.Random(f"who/{i}")
+    who = world.Character.random(rng, species=world.SPECIES[i % len(world.SPECIES)])
+    return who, world.describe(who, set(FREE))
+
+
+def prompts_of(i: int, text=None) -> list[str]:
+    """The i-th story; with a text, its first panel names the looks, or every panel does."""
+    panels, (_, phrase) = story(i), described(i)
+    short_form, names = " ".join(panels[0].split()[:2]), {None: 0, "every": len(panels)}.get(text, 1)
+    return [p.replace(short_form, phrase, 1) if j < names else p for j, p in enumerate(panels)]
+
+
+def noun(prompt: str) -> str:
+    """The subject's word in a prompt of `story`."""
+    return prompt.split()[1]
+
+
+def plan_of(pipe, setting: dict, prompts, match=None):
+    """The plan of a setting for one story, or None for the pipeline's own."""
+    if "plan" not in setting:
+        return None
+    more = {k: setting[k] for k in ("dropout", "vanilla") if k in setting}
+    if "where" in setting:
+        word = noun(prompts[0]) if setting["where"] == "noun" else None
+        more |= {
+            "words": neighbours.word_places(pipe.tokenizer, prompts, word),
+            "where": WHERE[setting["where"]],
+        }
+    if match:
+        more["match"] = match
+    return partial(getattr(neighbours, setting["plan"]), **more)
+
+
+def encoder_of(setting: dict, i: int):
+    """The prompt encoder of a setting for the i-th story, or None for the pipeline's own."""
+    if setting.get("text") == "carried":
+        return partial(neighbours.CarriedText, phrases={" ".join(story(i)[0].split()[:2]): described(i)[1]})
+    if "encoder" in setting:
+        more = {k: setting[k] for k in ("svr", "ipca") if k in setting}
+        return partial(getattr(neighbours, setting["encoder"]), **more)
+    return None
+
+
+def draw(pipe, setting: dict, i: int, seed=None, **call):
+    """The i-th story under a setting, as `StoryOutput`; ``call`` are more arguments of the pipeline's call.
+
+    With ``match`` it is drawn twice: tokens are matched by the latents of the first time, as in the published
+    code of ConsiStory.
+    """
+    seed, prompts, match = i if seed is None else seed, prompts_of(i, setting.get("text")), None
+    call = {"num_inference_steps": STEPS, "seed": seed, "consistency": setting["consistency"]} | call
+    call |= {k: setting[k] for k in ("layers",) if k in setting}
+    if setting.get("match"):
+        once = {k: v for k, v in setting.items() if k != "match"}
+        first = draw(pipe, once, i, **call | {"output_type": "latent"})
+        match = neighbours.matches(neighbours.dift(pipe, first.images, prompts), len(prompts))
+    with neighbours.drawing(pipe, plan_of(pipe, setting, prompts, match), encoder_of(setting, i)):
+        return pipe(prompts, **call)
+
+
+def clock(device="cpu") -> float:
+    """Seconds: of this process on a CPU, where others may run beside it; of the wall on a GPU."""
+    if torch.device(device).type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def measure_neighbours(pipe, judge, setting, seeds, defects=None, **call):
+    """One row per story: as `consistency.measure` has them, with
+
+    - ``scene``: the share of panels whose scene is the prompt's;
+    - ``named``: of panels 2 to 4, how often the looks are those of `described`: by chance, where no text of
+      the setting says them;
+    - ``seconds``.
+    """
+    rows, device = [], pipe.device
+    for i in seeds:
+        start, prompts = clock(device), story(i)
+        images = draw(pipe, setting, i, output_type="pt", **call).images
+        seconds = clock(device) - start
+        names, read = reading(judge, images)
+        who = described(i)[0]
+        told = {k: sum(n[k] == getattr(who, k) for n in names[1:]) / len(names[1:]) for k in FREE}
+        fidelity = faithfulness(names, prompts)
+        rows.append(
+            {
+                "story": prompts,
+                "seed": i,
+                "agreement": short(agreement(names, FREE)),
+                "fidelity": short(fidelity),
+                "scene": short({"mean": fidelity["scene"]}),
+                "named": short(told | {"mean": sum(told.values()) / len(told)}),
+                "seconds": seconds,
+            }
+            | read
+            | clean_panels(defects, images, prompts)
+        )
+    return rows
+
+
+def with_seconds(rows, kinds):
+    """`summary`, and the seconds of a story: the least of all, since what else a machine does only adds."""
+    return summary(rows, kinds) | {"seconds": round(min(r["seconds"] for r in rows), 3)}
+
+
+# ------------------------------------------------------------------------------------------ the true mask
+def true_subject(picture, grid=neighbours.subject.GRID) -> torch.Tensor:
+    """Which of the grid's cells show the character more than anything else, bool [grid * grid]."""
+    parts = world.masks(picture, 128)
+    actor = sum(mask.astype(float) for name, mask in parts.items() if name.startswith("0."))
+    cells = torch.nn.functional.adaptive_avg_pool2d(torch.as_tensor(actor)[None], grid)
+    return (cells >= 0.5).flatten()
+
+
+def overlap(mask, truth) -> float:
+    """Intersection over union of two bool tensors."""
+    return float((mask & truth).sum() / (mask | truth).sum().clamp(min=1))
+
+
+def area_under_curve(score, truth) -> float:
+    """How often a token of the subject has a larger score than one of the background, 0 to 1; by ranks."""
+    ranks = torch.empty(len(score)).scatter_(0, score.argsort(), torch.arange(1.0, len(score) + 1))
+    inside = int(truth.sum())
+    return float((ranks[truth].sum() - inside * (inside + 1) / 2) / (inside * (len(truth) - inside)))
+
+
+@torch.no_grad()
+def maps_of(pipe, picture, prompt, kind, levels=(800, 600, 400, 200)) -> torch.Tensor:
+    """The map of a true picture, as a plan would have summed it up: over noise levels, from much to little.
+
+    Returns
+    -------
+    Tensor [GRID * GRID]
+    """
+    where, size = WHERE[kind], weights.picture_size()
+    pixels = pipe.image_processor.preprocess(world.render(picture, size)).to(pipe.device)
+    latents = pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
+    words = neighbours.word_places(pipe.tokenizer, [prompt], noun(prompt) if kind == "noun" else None)
+    plan = neighbours.SubjectPlan.among(1, 1.0, words=words, where=where)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
+    states, pooled = pipe.prompts([prompt])
+    sizes = torch.tensor([[size, size, 0, 0, size, size]]).to(latents)
+    with plan.installed(pipe.unet):
+        for time_ in levels:
+            kept = pipe.scheduler.alphas_cumprod[time_].to(latents)
+            noised = kept**0.5 * latents + (1 - kept) ** 0.5 * noise
+            pipe.unet(noised, time_, states, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes})
+    return (plan.total + plan.new)[0, 0]
+
+
+def posed(i: int):
+    """The i-th true picture (of seeds that no training saw) and its prompt, as in `story`."""
+    (picture,) = world.sample_pictures("heldout", i)
+    (actor,) = picture.actors
+    scene, action = world.SCENES[picture.scene], world.ACTIONS[actor.action]
+    return picture, f"{world.article(actor.character.species)} {action} {scene}"
+
+
+def masks(pipe, pictures: int) -> dict:
+    """Of true pictures, both masks: ``{kind: {"iou": (mean, low, high), "auc": ..., "share": ...}}``.
+
+    ``padding`` is the share of the attention that falls on no word, in the layer of `WORDS`.
+    """
+    found = {kind: {"iou": [], "auc": [], "share": []} for kind in WHERE} | {"padding": []}
+    for i in range(pictures):
+        picture, prompt = posed(i)
+        truth = true_subject(picture)
+        for kind, where in WHERE.items():
+            score = maps_of(pipe, picture, prompt, kind)
+            mask = neighbours.subject_masks(score[None], where.log)[0]
+            found[kind]["iou"].append(overlap(mask, truth))
+            found[kind]["auc"].append(area_under_curve(score, truth))
+            found[kind]["share"].append(float(mask.float().mean()))
+            if kind == "words":
+                found["padding"].append(1 - float(score.mean()) / 4)
+    out = {k: {m: _interval(v) for m, v in found[k].items()} for k in WHERE}
+    return {"pictures": pictures, "padding": _interval(found["padding"])} | out
+
+
+def _interval(values):
+    return [round(v, 4) for v in mean_and_interval(values)]
+
+
+# ------------------------------------------------------------------------------------------ the record
+def opened(device="cpu"):
+    """``rows_of(setting, seeds)``: `measure_neighbours` with the shipped weights."""
+    pipe, judge, defects = pipe_and_judges(device)
+
+    def rows_of(setting, seeds):
+        return measure_neighbours(pipe, judge, setting, seeds, defects=defects)
+
+    rows_of.pipe = pipe
+    return rows_of
+
+
+def run(stories=24, device="cpu", only=None):
+    """Every setting of `neighbours_settings`, the same stories and seeds in each; then the masks."""
+    rows_of = opened(device)
+    record = header("neighbours", stories, 4, steps=STEPS) | EXPERIMENT.fingerprint()
+    seeds = range(stories)
+    record = sweep(
+        record, neighbours_settings(), lambda setting: rows_of(setting, seeds), KINDS, only, with_seconds
+    )
+    return record | {"masks": masks(rows_of.pipe, 2 * stories)}
+
+
+EXPERIMENT = Experiment(
+    run=run,
+    opened=opened,
+    kinds=KINDS,
+    weights=(*PANELS, "judge"),
+    stories=24,
+    golden=("StyleAligned", "ConsiStory: noun, dropout", "subject picks, 0.16", "named once, carried"),
+)

@@ -1,0 +1,65 @@
+"""StoryDiffusion's neighbours, one method a file: other ways to keep a story's character, training-free.
+
+Each is an `AttentionPlan` (what is read of the other panels) or a `PromptEncoder` (what is read of the text),
+and draws through the pipeline as it is:
+
+    with neighbours.drawing(pipe, plan=neighbours.StyleAligned):
+        pipe(story, consistency=1.0)
+"""
+
+from contextlib import contextmanager
+
+from .carried import CarriedText
+from .consistory import ConsiStory, dift, matches
+from .one_prompt import OnePrompt, reweighted
+from .picks import SubjectPicks
+from .style_aligned import AdaINAlone, FirstPanel, StyleAligned, adain
+from .subject import NOUN, WORDS, SubjectPlan, Where, otsu, subject_masks, word_places
+
+__all__ = [
+    "NOUN",
+    "WORDS",
+    "AdaINAlone",
+    "CarriedText",
+    "ConsiStory",
+    "FirstPanel",
+    "OnePrompt",
+    "StyleAligned",
+    "SubjectPicks",
+    "SubjectPlan",
+    "Where",
+    "adain",
+    "dift",
+    "drawing",
+    "matches",
+    "otsu",
+    "reweighted",
+    "subject_masks",
+    "word_places",
+]
+
+
+@contextmanager
+def drawing(pipe, plan=None, encoder=None):
+    """Within this block a pipeline draws with another method; afterwards it is as before.
+
+    Parameters
+    ----------
+    pipe : StoryPipeline
+    plan : callable, optional
+        Instead of ``pipe.attention_plan``: a class of this package, or a ``functools.partial`` of one.
+    encoder : callable, optional
+        Instead of ``pipe.prompt_encoder``, likewise.
+    """
+    ours = {"attention_plan": plan, "prompt_encoder": encoder}
+    ours = {name: value for name, value in ours.items() if value is not None}
+    before = {name: vars(pipe)[name] for name in ours if name in vars(pipe)}
+    try:
+        for name, value in ours.items():
+            setattr(pipe, name, value)
+        yield pipe
+    finally:
+        for name in ours:
+            delattr(pipe, name)
+        for name, value in before.items():
+            setattr(pipe, name, value)

@@ -1,0 +1,195 @@
+"""Where the subject is, found while a story is drawn, in the cross-attention of its earlier steps.
+
+    share of token t = sum over the words w of softmax(q_t k^T / sqrt(d))_w     mean over the heads, [N]
+    map of step s    = sum of the shares of the steps before s                  no look-ahead, no second run
+    subject          = map > Otsu's threshold                                   bool, a panel at a time
+
+ConsiStory (Tewel et al. 2402.03286) takes the word of the subject alone; `WORDS` takes all words of the
+prompt.  What is not a word is the begin token, the end token and the padding.
+"""
+
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from ..attention_maps import softmax_rows
+from ..schedule import AttentionPlan
+
+GRID = 16  # rows and columns of a map
+
+
+class Where(NamedTuple):
+    """In which layers a subject is looked for (the beginning of their names), in the logarithm or not."""
+
+    layers: str
+    log: bool = False
+
+
+#: the subject's own word; its share is small, and its logarithm better spread
+NOUN = Where("up_blocks.1.attentions.0", log=True)
+#: all words of the prompt
+WORDS = Where("up_blocks.0.attentions.1")
+
+
+def word_places(tokenizer, prompts, word=None):
+    """Which tokens of each prompt are words.
+
+    Parameters
+    ----------
+    tokenizer : CLIPTokenizer
+    prompts : list of F str
+    word : str, optional
+        Only this word; all of them by default.
+
+    Returns
+    -------
+    bool Tensor [F, 77]
+
+    Raises
+    ------
+    ValueError
+        A prompt does not hold the word.
+    """
+    places = torch.zeros(len(prompts), tokenizer.model_max_length, dtype=torch.bool)
+    wanted = tokenizer(word, verbose=False).input_ids[1:-1] if word else []
+    for row, prompt in zip(places, prompts, strict=True):
+        ids = tokenizer(prompt, truncation=True, verbose=False).input_ids[1:-1]
+        if not word:
+            row[1 : 1 + len(ids)] = True
+            continue
+        starts = [i for i in range(len(ids)) if ids[i : i + len(wanted)] == wanted]
+        if not starts:
+            raise ValueError(
+                f"The prompt {prompt!r} does not hold the word {word!r}: name one that it holds."
+            )
+        row[1 + starts[0] : 1 + starts[0] + len(wanted)] = True
+    return places
+
+
+def otsu(x):
+    """Otsu's threshold of each row: between the two sides, the variance of their means is largest.
+
+    Parameters
+    ----------
+    x : float Tensor [R, N]
+
+    Returns
+    -------
+    Tensor [R, 1]
+    """
+    x, n = x.sort(1).values, x.shape[1]
+    below = torch.arange(1, n, device=x.device)  # how many are on the lower side
+    total = x.cumsum(1)
+    low, high = total[:, :-1] / below, (total[:, -1:] - total[:, :-1]) / (n - below)
+    best = (below * (n - below) * (high - low) ** 2).argmax(1, keepdim=True)
+    return (x.gather(1, best) + x.gather(1, best + 1)) / 2
+
+
+def subject_masks(maps, log=False):
+    """Maps [..., N] -> bool [..., N]: what lies above Otsu's threshold, each map for itself."""
+    rows = maps.flatten(0, -2)
+    rows = rows.clamp(min=1e-12).log() if log else rows
+    return (rows > otsu(rows)).view(maps.shape)
+
+
+def word_share(attn, x, states, words):
+    """How much of each token's cross-attention falls on the words of its prompt, mean over the heads.
+
+    Parameters
+    ----------
+    attn : diffusers Attention
+        A cross-attention layer.
+    x : Tensor [R, N, C]
+        Hidden states of R panels.
+    states : Tensor [R, 77, D]
+        Of their prompts.
+    words : bool Tensor [R, 77]
+
+    Returns
+    -------
+    Tensor [R, GRID * GRID]
+        0 to 1, on the grid of all maps.
+    """
+    rows = zip(attn.to_q(x), attn.to_k(states), words.to(x.device), strict=True)
+    share = torch.stack([softmax_rows(attn, q, k).mean(0)[:, w].sum(1) for q, k, w in rows])  # [R, N]
+    side = _side(share.shape[1])
+    return F.interpolate(share.view(-1, 1, side, side), (GRID, GRID), mode="bilinear").flatten(1)
+
+
+class SubjectPlan(AttentionPlan):
+    """A plan that knows, from the second step on, where the subject is.
+
+    Parameters
+    ----------
+    may_read, sampling_rate, ...
+        As of `AttentionPlan`.
+    words : bool Tensor [F, 77] or [S, F, 77]
+        The tokens to look for, see `word_places`.
+    where : Where
+    """
+
+    def __init__(self, *args, words, where=WORDS, **settings):
+        super().__init__(*args, **settings)
+        self.words, self.where = words.expand(*self.may_read.shape[:2], -1), where
+        self.total = torch.zeros(*self.words.shape[:2], GRID * GRID)  # of the steps that are over
+        self.new, self._step, self._masks = torch.zeros_like(self.total), 0, None
+
+    def subject(self, n):
+        """Which of n tokens of each panel show the subject, bool [S, F, n]; None in the first step."""
+        self._next_step()
+        if not self.total.any():
+            return None
+        if self._masks is None:
+            self._masks = subject_masks(self.total, self.where.log)
+        held, side = slice(self.now.panels.start, self.now.panels.stop), _side(n)
+        masks = self._masks[:, held].float().view(-1, 1, GRID, GRID)
+        return (F.adaptive_avg_pool2d(masks, side) >= 0.5).view(len(self.seeds), -1, n)
+
+    def look(self, attn, x, states):
+        """Called by the watched layers: x [H S F, N, C], states [H S F, 77, D]; of these the last half."""
+        self._next_step()
+        held = slice(self.now.panels.start, self.now.panels.stop)
+        words = self.words[:, held].flatten(0, 1)  # [S F, 77]
+        share = word_share(attn, x[-len(words) :], states[-len(words) :], words)
+        self.new[:, held] += share.view(len(self.seeds), -1, GRID * GRID).cpu()
+
+    def _next_step(self):
+        if self.now.step != self._step:
+            self.total += self.new
+            self.new, self._step, self._masks = torch.zeros_like(self.total), self.now.step, None
+
+    @contextmanager
+    def installed(self, unet, layers="up"):
+        """As of `AttentionPlan`; the watched cross-attention layers look, too."""
+        before, found = dict(unet.attn_processors), self.where.layers.rstrip(".") + "."
+        watched = [n for n in before if n.startswith(found) and n.endswith("attn2.processor")]
+        if not watched:
+            raise ValueError(f"No cross-attention layer of this U-Net is called {self.where.layers!r}.")
+        try:
+            unet.set_attn_processor(before | {n: _Looking(self, before[n]) for n in watched})
+            with super().installed(unet, layers):
+                yield self
+        finally:
+            unet.set_attn_processor(before)
+
+
+class _Looking:
+    """A cross-attention layer's own processor, and a look at where its words land."""
+
+    def __init__(self, plan, plain):
+        self.plan, self.plain = plan, plain
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, *args, **kwargs):
+        self.plan.look(attn, hidden_states, encoder_hidden_states)
+        return self.plain(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+
+
+def _side(n):
+    side = round(n**0.5)
+    if side * side != n:
+        raise ValueError(
+            f"A layer of {n} tokens is not square: a subject is looked for in square pictures only."
+        )
+    return side

@@ -1,0 +1,1 @@
+"""What SDXL at its true size needs beside the micro model: loading, advice, PhotoMaker, shapes."""

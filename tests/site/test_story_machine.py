@@ -1,0 +1,290 @@
+"""Stories drawn by the page itself: from its folder and from a server, with the network out of reach."""
+
+import base64
+import functools
+import http.server
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import Visit
+
+from storydiff_lite import tell
+from storydiff_lite.pipeline import StoryPipeline
+from storydiff_lite.tell.recipe import read_recipe
+
+pytestmark = pytest.mark.site
+
+AXE = (Path(__file__).parent / "vendor/axe.min.js").read_text(encoding="utf8")
+MACHINE, CHAPTER = "book/story-machine.html", "notebooks/00-a-story-in-one-minute.html"
+STORY = ["a bear waving in the forest", "a bear walking on the beach"]
+#: draws, and says of the pixels and maps what a test can carry
+DRAW = """async o => {
+    const said = [];
+    const result = await storyMachine.draw(o, (news) => said.push(news.step));
+    const bytes = new Uint8Array(result.pixels.buffer);
+    let text = "";
+    for (let i = 0; i < bytes.length; i += 8192) text += String.fromCharCode(...bytes.subarray(i, i + 8192));
+    return {pixels: btoa(text), said, heap: result.heap, seconds: result.seconds};
+}"""
+
+
+def draw(page, prompts, **options):
+    """The page's panels, uint8 [F, side, side, 3], and what else it said."""
+    result = page.evaluate(DRAW, {"prompts": prompts, **options})
+    side = page.evaluate("storyMachine.meta.picture")
+    pixels = np.frombuffer(base64.b64decode(result["pixels"]), np.uint8)
+    return pixels.reshape(-1, side, side, 4)[..., :3], result
+
+
+def furthest(pixels, images):
+    pairs = zip(pixels, images, strict=True)
+    return max(np.abs(np.asarray(p, int) - np.asarray(i, int)).max() for p, i in pairs)
+
+
+@pytest.fixture(scope="module")
+def python():
+    pipe = StoryPipeline.from_pretrained("micro-int8")  # the page's weights
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def visit(site, chromium):
+    """The machine's own page, opened from its folder, its model loaded."""
+    with Visit(chromium) as visit:
+        asked = []
+        visit.page.on("request", lambda r: asked.append(r.url))
+        page = visit.open((site / MACHINE).as_uri())
+        assert not [u for u in asked if "unet" in u or "wasm" in u], "loaded before it is asked for"
+        page.evaluate("() => storyMachine.load()")
+        yield visit
+
+
+def assert_clean(visit):
+    assert (visit.outside, visit.failed, visit.errors) == ([], [], [])
+
+
+@pytest.mark.parametrize(
+    "options, settings",
+    [
+        ({"isolated": [False, False, True]}, {}),
+        ({"layers": "all", "rate": 1, "sameNoise": True, "guidance": 1}, {"guidance_scale": 1.0}),
+    ],
+    ids=["NC", "all layers, same noise, no guidance"],
+)
+def test_pixels_are_those_of_python(visit, python, options, settings):
+    prompts = [*STORY, "an empty scene on the moon"]
+    pixels, result = draw(visit.page, prompts, seed=2**32 + 3, steps=4, **options)
+    marked = [*STORY, "[NC] an empty scene on the moon"] if "isolated" in options else prompts
+    settings |= {"consistency": options.get("rate", 0.5), "layers": options.get("layers", "up")}
+    settings |= {"same_noise": "sameNoise" in options, "num_inference_steps": 4}
+    told = python(marked, seed=2**32 + 3, generator="portable", **settings)
+    assert furthest(pixels, told.images) <= 1
+    assert result["said"] == [1, 2, 3, 4], "a preview after each step"
+    assert_clean(visit)
+
+
+def test_ddim_is_that_of_diffusers(visit, python):
+    from diffusers import DDIMScheduler
+
+    other = StoryPipeline(**python.components)
+    other.scheduler = DDIMScheduler.from_config(python.scheduler.config)
+    other.set_progress_bar_config(disable=True)
+    settings = {"seed": 1, "num_inference_steps": 3}
+    pixels, _ = draw(visit.page, STORY[:1], seed=1, steps=3, solver="ddim", rate=0)
+    assert furthest(pixels, other(STORY[:1], generator="portable", consistency=0, **settings).images) <= 1
+
+
+def test_mistakes_of_chapter_5_are_those_of_python(visit, python):
+    """Halves mixed, by the chapter's own reading lists; scale forgotten, by queries that much longer."""
+    from storydiff_lite.attention import reading_lists
+    from storydiff_lite.schedule import AttentionPlan, self_attention_layers
+
+    settings = {"seed": 1, "num_inference_steps": 2, "layers": "all", "generator": "portable"}
+    o = {"seed": 1, "steps": 2, "rate": 0.5, "layers": "all"}
+    python.attention_plan = functools.partial(
+        AttentionPlan, reads=lambda picks, n, may_read: reading_lists(picks.flatten(0, 2), n)
+    )
+    mixed = python(STORY, **settings).images
+    del python.attention_plan
+    names = self_attention_layers(python.unet, "all")
+    layers = [python.unet.get_submodule(name.removesuffix(".processor")) for name in names]
+    before = [attn.to_q.weight.data for attn in layers]
+    for attn in layers:
+        attn.to_q.weight.data = attn.to_q.weight.data * (attn.inner_dim // attn.heads) ** 0.5
+    unscaled = python(STORY, **settings).images
+    for attn, weight in zip(layers, before, strict=True):
+        attn.to_q.weight.data = weight
+    right = python(STORY, **settings).images
+    for variant, images in ((None, right), ("halves", mixed), ("scale", unscaled)):
+        pixels, _ = draw(visit.page, STORY, variant=variant, **o)
+        assert furthest(pixels, images) <= 1, variant
+    assert furthest(mixed, right) > 10 and furthest(unscaled, right) > 10
+    others, _ = draw(visit.page, STORY, variant="others", **o)
+    assert furthest(others, right) > 10
+
+
+def test_a_map_is_that_of_the_recorder(visit, python):
+    from storydiff_lite.attention_maps import AttentionRecorder
+
+    recorder = AttentionRecorder([1], "all", grid=None, cross=False, heads="mean")
+    python(STORY, seed=1, generator="portable", num_inference_steps=2, recorder=recorder)
+    draw(visit.page, STORY, seed=1, steps=2, record={"layer": "all", "step": "all"})
+    for number, layer in enumerate(visit.page.evaluate("storyMachine.meta.layers")):
+        name = layer["name"].removesuffix(".attn1")
+        where = {"layer": number, "step": 1, "panel": 1, "token": 9}
+        shares = visit.page.evaluate("async o => Array.from((await storyMachine.map(o)).shares)", where)
+        want = recorder.map(1, name)[1, 9].flatten().numpy()
+        assert len(shares) == len(STORY) * layer["tokens"] and abs(sum(shares) - 1) < 1e-4
+        assert np.abs(np.array(shares) - want).max() <= float(recorder.error(1, name)[1, 9]) + 1e-4, name
+
+
+def test_memory_does_not_grow_and_a_slow_page_answers(visit):
+    client = visit.context.new_cdp_session(visit.page)
+    client.send("Emulation.setCPUThrottlingRate", {"rate": 4})
+    used = []
+    for seed in range(6):
+        _, result = draw(visit.page, STORY, seed=seed, steps=1)
+        client.send("HeapProfiler.collectGarbage")
+        page = client.send("Runtime.getHeapUsage")["usedSize"]
+        used.append((result["heap"], page))
+    (heap, page), (last_heap, last_page) = used[1], used[-1]
+    assert last_heap == heap, "the runtime's memory grew"
+    assert last_page - page < 2e6, "the page's memory grew"
+    # while it draws, the page is free: never for a step's length without a turn
+    lag, step = visit.page.evaluate(
+        """async prompts => {
+             let [worst, before, result] = [0, performance.now(), null];
+             const drawing = storyMachine.draw({prompts, steps: 2}).then((r) => (result = r));
+             while (!result) {
+               await new Promise((r) => setTimeout(r, 20));
+               worst = Math.max(worst, performance.now() - before);
+               before = performance.now();
+             }
+             await drawing;
+             return [worst, 1000 * Math.max(...result.stepSeconds)];
+           }""",
+        STORY,
+    )
+    client.send("Emulation.setCPUThrottlingRate", {"rate": 1})
+    assert lag < 0.75 * step, f"a step took {step:.0f} ms, and for {lag:.0f} ms the page did not answer"
+
+
+def test_worker_ends_with_its_page(visit):
+    page = visit.page
+    assert len(page.workers) == 1
+    page.goto("about:blank")
+    page.wait_for_timeout(200)
+    assert page.workers == []
+
+
+def test_reader_without_a_mouse(site, chromium, python, tmp_path):
+    """Over http: a wrong word is named and mended, a drawing cancelled, another drawn and saved."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_port}"
+        with Visit(chromium, host=host) as visit:
+            page = visit.open(f"http://{host}/{MACHINE}")
+            machine = page.get_by_role("region", name="Story machine")
+            story, error = machine.get_by_role("textbox"), machine.get_by_role("alert")
+            draw_button, said = machine.locator(".sm-main"), machine.get_by_role("status")
+            assert "MB" in draw_button.inner_text(), "it says what it will load"
+
+            steps = machine.get_by_label("Steps")
+            story.fill(STORY[0])
+            steps.fill("1")
+            page.route("**/decoder.js*", lambda route: route.abort())
+            draw_button.press("Enter")
+            error.get_by_text("decoder.js could not be loaded").wait_for()
+            page.unroute("**/decoder.js*")
+            anew(page, version="2")
+            page.route("**/worker-code.js*", full_memory)
+            draw_button.press("Enter")
+            error.get_by_text("memory does not suffice").wait_for()
+            page.unroute("**/worker-code.js*")
+            anew(page, version="3", workers=2)  # as on a computer with more cores
+            visit.failed.clear()  # of the file that was kept from it
+            visit.errors.clear()
+
+            story.fill(STORY[0] + "\na baer walking on the beach # Home.")
+            draw_button.press("Enter")
+            error.get_by_role("button").wait_for()
+            assert 'does not know the word "baer"' in error.inner_text()
+            assert story.get_attribute("aria-invalid") is not None
+            assert page.evaluate("() => document.getSelection().toString()") == "baer"
+            error.get_by_role("button", name='Write "bear"').press("Enter")
+            assert story.input_value() == STORY[0] + "\n" + STORY[1] + " # Home." and error.inner_text() == ""
+
+            steps.fill("8")
+            draw_button.press("Enter")
+            cancel = machine.get_by_role("button", name="Cancel")
+            page.wait_for_function("() => document.querySelector('.story-machine progress').value > 0")
+            assert cancel.evaluate("b => b === document.activeElement"), "the focus waits on Cancel"
+            page.keyboard.press("Enter")
+            said.get_by_text("Cancelled.").wait_for()
+            assert draw_button.evaluate("b => b === document.activeElement")
+
+            steps.fill("2")
+            draw_button.press("Enter")
+            said.get_by_text("Drawn in").wait_for()
+            panels = machine.get_by_role("img")
+            assert [p.get_attribute("aria-label").split(": ")[1] for p in panels.all()] == STORY
+            assert len({p.screenshot() for p in panels.all()}) == 2
+            axe(page)
+            with page.expect_download() as download:
+                machine.get_by_role("button", name="Save as PNG").press("Enter")
+            download.value.save_as(tmp_path / "story.png")
+            pixels = [_canvas(p) for p in panels.all()]
+            assert len(page.workers) == 2
+            assert_clean(visit)
+        server.shutdown()
+    recipe, made = read_recipe(tmp_path / "story.png")
+    assert recipe.story == f"{STORY[0]} # {STORY[0]}\n{STORY[1]} # Home." and made["drawn_in"] == "browser"
+    again = tell.retell(tmp_path / "story.png", tmp_path / "again.png", pipe=python, progress=False)
+    assert furthest(pixels, again.images) <= 1
+
+
+def anew(page, **settings):
+    """Other settings of the engine; with another version no file comes from the browser's cache."""
+    page.evaluate("settings => storyMachine.configure(settings)", settings)
+
+
+def full_memory(route):
+    """The worker, with no memory left for its first picture."""
+    response = route.fetch()
+    text = response.text()
+    begin = "async function decode(latents) {"
+    assert begin in text
+    route.fulfill(response=response, body=text.replace(begin, begin + " new ArrayBuffer(2 ** 52);"))
+
+
+def _canvas(panel):
+    side = panel.evaluate("c => c.width")
+    data = panel.evaluate("c => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.width).data)")
+    return np.array(data, np.uint8).reshape(side, side, 4)[..., :3]
+
+
+def axe(page):
+    page.add_script_tag(content=AXE)
+    for theme in ("light", "dark"):
+        page.evaluate("t => document.documentElement.dataset.theme = t", theme)
+        found = page.evaluate("() => axe.run('.story-machine', {resultTypes: ['violations']})")["violations"]
+        assert [(v["id"], v["nodes"][0]["html"][:120]) for v in found] == []
+
+
+def test_without_webassembly_it_says_so(site, chromium):
+    with Visit(chromium) as visit:
+        visit.context.add_init_script("delete self.WebAssembly")
+        page = visit.open((site / CHAPTER).as_uri())
+        machine = page.locator(".story-machine")
+        assert "no WebAssembly" in machine.get_by_role("alert").inner_text()
+        assert machine.locator(".sm-main").is_disabled()
+        assert_clean(visit)

@@ -1,0 +1,366 @@
+"""Answers to the exercises of chapter 10, the whole story."""
+
+from __future__ import annotations
+
+import re
+
+from . import ANSWERS, Answers
+
+# ---------------------------------------------------------------------------------------- read-panel
+
+
+def _read_panel(line, cast):
+    prompt, _, caption = line.partition("#")
+    names = list(dict.fromkeys(re.findall(r"\[(.*?)\]", prompt)))
+    for name in names:
+        if name not in cast:
+            raise ValueError(f"[{name}] was never declared")
+        prompt = prompt.replace(f"[{name}]", cast[name])
+    return prompt.strip(), caption.strip(), tuple(names)
+
+
+def _read_panel_by_parts(line, cast):
+    head, *tail = line.split("#", 1)
+    parts, who, out = re.split(r"\[(.*?)\]", head), [], []
+    for k, part in enumerate(parts):
+        if k % 2:
+            if part not in cast:
+                raise ValueError(part)
+            if part not in who:
+                who.append(part)
+            out.append(cast[part])
+        else:
+            out.append(part)
+    return "".join(out).strip(), tail[0].strip() if tail else "", who
+
+
+def _last_mark(line, cast):
+    prompt, mark, caption = line.rpartition("#")
+    if not mark:
+        prompt, caption = caption, ""
+    read = _read_panel(prompt.replace("#", ""), cast)
+    return read[0], caption.strip(), read[2]
+
+
+def _caption_is_drawn(line, cast):
+    prompt, caption, who = _read_panel(line, cast)
+    return f"{prompt} {caption}".strip(), caption, who
+
+
+def _brackets_left(line, cast):
+    prompt, _, caption = line.partition("#")
+    who = _read_panel(line, cast)[2]
+    for name in who:
+        prompt = prompt.replace(name, cast[name])
+    return prompt.strip(), caption.strip(), who
+
+
+def _names_stay(line, cast):
+    prompt, _, caption = line.partition("#")
+    return re.sub(r"\[(.*?)\]", r"\1", prompt).strip(), caption.strip(), _read_panel(line, cast)[2]
+
+
+def _first_name_only(line, cast):
+    prompt, caption, who = _read_panel(line, cast)
+    return prompt, caption, who[:1]
+
+
+def _each_time(line, cast):
+    prompt, caption, _ = _read_panel(line, cast)
+    return prompt, caption, tuple(re.findall(r"\[(.*?)\]", line.partition("#")[0]))
+
+
+def _names_of_the_caption(line, cast):
+    prompt, caption, who = _read_panel(line, cast)
+    more = [n for n in re.findall(r"\[(.*?)\]", caption) if n in cast and n not in who]
+    return prompt, caption, (*who, *more)
+
+
+def _unknown_is_fine(line, cast):
+    prompt, _, caption = line.partition("#")
+    who = tuple(n for n in dict.fromkeys(re.findall(r"\[(.*?)\]", prompt)) if n in cast)
+    return re.sub(r"\[(.*?)\]", lambda m: cast.get(m[1], m[1]), prompt).strip(), caption.strip(), who
+
+
+ANSWERS["read-panel"] = Answers(
+    right=[_read_panel, _read_panel_by_parts],
+    wrong={
+        "the last # begins the caption": (_last_mark, "first '#'"),
+        "the caption is drawn too": (_caption_is_drawn, "caption is in the prompt"),
+        "brackets are left": (_brackets_left, "brackets"),
+        "names stay names": (_names_stay, "description"),
+        "the first name only": (_first_name_only, "every name"),
+        "a name each time": (_each_time, "twice"),
+        "names of the caption": (_names_of_the_caption, "only in the caption"),
+        "an unknown name passes": (_unknown_is_fine, "never declared"),
+    },
+)
+
+
+# ---------------------------------------------------------------------------------------- may-read
+
+
+def _turned(reads):
+    """Whom each panel reads -> who reads each panel."""
+    return [{i for i, some in enumerate(reads) if j in some} for j in range(len(reads))]
+
+
+def _reads(cast):
+    sets = [set(c) for c in cast]
+    return [{j for j, b in enumerate(sets) if j != i and b and b <= a} for i, a in enumerate(sets)]
+
+
+def _read_by(cast):
+    return _turned(_reads(cast))
+
+
+def _read_by_with_loops(cast):
+    out = []
+    for j, shown in enumerate(cast):
+        readers = []
+        for i, mine in enumerate(cast):
+            if i != j and len(shown) > 0 and all(name in mine for name in shown):
+                readers.append(i)
+        out.append(readers)
+    return out
+
+
+def _everyone(cast):
+    return [{j for j, b in enumerate(cast) if j != i and b and a} for i, a in enumerate(cast)]
+
+
+def _overlap(cast):
+    return [{j for j, b in enumerate(cast) if j != i and set(a) & set(b)} for i, a in enumerate(cast)]
+
+
+def _itself(cast):
+    return [readers | {i} for i, readers in enumerate(_read_by(cast))]
+
+
+def _equal(cast):
+    return [{j for j, b in enumerate(cast) if j != i and b and set(a) == set(b)} for i, a in enumerate(cast)]
+
+
+def _other_way(cast):
+    return _reads(cast)
+
+
+def _nobody_is_read(cast):
+    return [{i for i, a in enumerate(cast) if j != i and set(b) <= set(a)} for j, b in enumerate(cast)]
+
+
+def _order_counts(cast):
+    def inside(b, a):
+        return b and any(tuple(a[k : k + len(b)]) == tuple(b) for k in range(len(a)))
+
+    return [{i for i, a in enumerate(cast) if j != i and inside(b, a)} for j, b in enumerate(cast)]
+
+
+def _later(cast):
+    return [{i for i in readers if i > j} for j, readers in enumerate(_read_by(cast))]
+
+
+ANSWERS["may-read"] = Answers(
+    right=[_read_by, _read_by_with_loops],
+    wrong={
+        "everyone": (_everyone, "alike"),
+        "whoever shares a character": (_overlap, "through the panel of both"),
+        "itself too": (_itself, "twice"),
+        "the same characters only": (_equal, "panel of both reads"),
+        "the other way round": (_other_way, "wrong way round"),
+        "[NC] panels are read": (_nobody_is_read, "[NC]"),
+        "the order of names counts": (_order_counts, "order"),
+        "later panels only": (_later, "earlier"),
+    },
+)
+
+
+# ---------------------------------------------------------------------------------------- wrap-caption
+
+
+def _wrap(text, width):
+    lines = []
+    for word in text.split():
+        if lines and len(lines[-1]) + 1 + len(word) <= width:
+            lines[-1] += " " + word
+            continue
+        while len(word) > width:
+            lines.append(word[:width])
+            word = word[width:]
+        lines.append(word)
+    return lines
+
+
+def _wrap_by_library(text, width):
+    import textwrap
+
+    return textwrap.wrap(text, width, break_long_words=True, break_on_hyphens=False)
+
+
+def _long_words_stick_out(text, width):
+    lines = []
+    for word in text.split():
+        if lines and len(lines[-1]) + 1 + len(word) <= width:
+            lines[-1] += " " + word
+        else:
+            lines.append(word)
+    return lines
+
+
+def _long_words_are_cut(text, width):
+    return [line[:width] for line in _long_words_stick_out(text, width)]
+
+
+def _the_last_line_is_lost(text, width):
+    lines, line = [], ""
+    for word in text.split():
+        if line and len(line) + 1 + len(word) > width:
+            lines.append(line)
+            line = ""
+        line = f"{line} {word}".strip()
+        while len(line) > width:
+            lines.append(line[:width])
+            line = line[width:]
+    return lines
+
+
+def _anywhere(text, width):
+    text = " ".join(text.split())
+    return [text[i : i + width] for i in range(0, len(text), width)]
+
+
+def _space_forgotten(text, width):
+    lines = []
+    for word in text.split():
+        while len(word) > width:
+            lines.append(word[:width])
+            word = word[width:]
+        if lines and len(lines[-1]) + len(word) <= width:
+            lines[-1] += " " + word
+        else:
+            lines.append(word)
+    return lines
+
+
+def _one_word_a_line(text, width):
+    return [part for word in text.split() for part in _wrap(word, width)]
+
+
+def _two_lines(text, width):
+    return _wrap(text, width)[:2]
+
+
+ANSWERS["wrap-caption"] = Answers(
+    right=[_wrap, _wrap_by_library],
+    wrong={
+        "a long word sticks out": (_long_words_stick_out, "longer than a line"),
+        "a long word is cut off": (_long_words_are_cut, "cut off"),
+        "the last line is lost": (_the_last_line_is_lost, "last line"),
+        "words break anywhere": (_anywhere, "would have fitted into a line"),
+        "the space is forgotten": (_space_forgotten, "the space"),
+        "a word a line": (_one_word_a_line, "more lines than needed"),
+        "two lines and no more": (_two_lines, "two lines"),
+    },
+)
+
+
+# ---------------------------------------------------------------------------------------- where
+
+
+def _where(text, offset):
+    before = text[:offset]
+    return before.count("\n") + 1, offset - (before.rfind("\n") + 1) + 1
+
+
+def _where_by_lines(text, offset):
+    for number, line in enumerate(text.split("\n"), 1):
+        if offset <= len(line):
+            return number, offset + 1
+        offset -= len(line) + 1
+
+
+def _from_zero(text, offset):
+    line, column = _where(text, offset)
+    return line - 1, column - 1
+
+
+def _column_from_zero(text, offset):
+    line, column = _where(text, offset)
+    return line, column - 1
+
+
+def _line_end_forgotten(text, offset):
+    for number, line in enumerate(text.split("\n"), 1):
+        if offset <= len(line):
+            return number, offset + 1
+        offset -= len(line)
+
+
+def _empty_lines_skipped(text, offset):
+    line, column = _where(text, offset)
+    return line - sum(not x.strip() for x in text.split("\n")[: line - 1]), column
+
+
+def _offset_as_column(text, offset):
+    return _where(text, offset)[0], offset + 1
+
+
+ANSWERS["where"] = Answers(
+    right=[_where, _where_by_lines],
+    wrong={
+        "both from zero": (_from_zero, "first line is line 1"),
+        "the column from zero": (_column_from_zero, "first letter of a line"),
+        "line ends forgotten": (_line_end_forgotten, "end of a line"),
+        "empty lines skipped": (_empty_lines_skipped, "Empty lines"),
+        "the offset is the column": (_offset_as_column, "begins anew"),
+    },
+)
+
+
+# ---------------------------------------------------------------------------------------- mend-leak
+
+_LOOKS = ("fur", "outfit", "accessory", "accessory_colour")
+
+
+def _share(pairs, names):
+    found = [a[k] == b[k] for a, b in pairs for k in names]
+    return sum(found) / len(found)
+
+
+def _leak(one, other):
+    return _share([(a, b) for a in one for b in other], _LOOKS)
+
+
+def _leak_attribute_by_attribute(one, other):
+    total = 0
+    for k in _LOOKS:
+        theirs = [b[k] for b in other]
+        total += sum(theirs.count(a[k]) for a in one)
+    return total / (len(_LOOKS) * len(one) * len(other))
+
+
+def _leak_as_it_was(one, other):
+    return _share(list(zip(one, other, strict=False)), one[0])
+
+
+def _leak_in_order(one, other):
+    return _share(list(zip(one, other, strict=False)), _LOOKS)
+
+
+def _leak_with_the_prompt(one, other):
+    return _share([(a, b) for a in one for b in other], one[0])
+
+
+def _leak_of_one(one, other):
+    return _share([(a, b) for some in (one, other) for i, a in enumerate(some) for b in some[:i]], _LOOKS)
+
+
+ANSWERS["mend-leak"] = Answers(
+    right=[_leak, _leak_attribute_by_attribute],
+    wrong={
+        "as it was": (_leak_as_it_was, "Nothing is mended"),
+        "in order": (_leak_in_order, "every picture of the other"),
+        "with the prompt": (_leak_with_the_prompt, "no looks"),
+        "within one": (_leak_of_one, "agrees with itself"),
+    },
+)
