@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from peft import get_peft_model_state_dict
+from safetensors.torch import load_file
 
 from storydiff_lite import experiments, video, weights, world
 from storydiff_lite.training import cards
@@ -84,6 +86,17 @@ def test_a_step_of_training_leaves_the_decoder_as_it_was(tmp_path):
     assert any(moved)
     card = cards.card("passages", run, None, 0)
     assert "2 passages and 2 clips" in card["data"] and card["rank"] == 2
+
+
+def test_training_again_begins_with_the_shipped_lora_and_says_so(tmp_path):
+    few = {"steps": 1, "batch": 2, "clips": 2, "passages": 2, "folder": tmp_path, "parts": training.micro()}
+    _, loras, run = training.train(again=True, lr=0.0, **few)
+    for name, lora in loras.items():
+        file = weights.path("passages") / name / "adapter_model.safetensors"
+        state, shipped = get_peft_model_state_dict(lora), load_file(file)
+        assert state.keys() == shipped.keys()
+        assert all(torch.equal(state[k], v.float()) for k, v in shipped.items())
+    assert cards.card("passages", run, None, 0)["began"]["part"] == "passages"
 
 
 def build_shipped():

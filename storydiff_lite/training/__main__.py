@@ -64,7 +64,7 @@ OPTIONS = (
         {"type": int, "choices": (64, 128)},
     ),
     ("--size", ("video",), "pixels of a clip; the autoencoder's own by default", {"type": int}),
-    ("--again", ("unet", "identity", "ip_adapter"), "begin with the packed weights; the card tells", FLAG),
+    ("--again", ("unet", "identity", "ip_adapter", "passages"), "begin with the packed weights", FLAG),
     ("--again", ("all",), "the U-Net goes on from the packed one", FLAG),
     ("--again", ("defects",), "how many of the pictures the autoencoder draws anew", COUNT),
     ("--heldout-again", ("defects",), "how many of those to measure on are drawn anew (default: all)", COUNT),

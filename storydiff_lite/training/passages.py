@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -58,6 +58,7 @@ def train(
     lr=3e-3,
     parts=None,
     begin=None,
+    again=False,
     **run,
 ):
     """Train the LoRA, and return ``(net, {part: PeftModel}, run)``.
@@ -73,6 +74,8 @@ def train(
     rank : int
     begin : str or Path, optional
         Folder of the decoder; the shipped one by default.
+    again : bool
+        Begin with the shipped LoRA (of the same ``rank``), which may be of an earlier decoder.
     **run
         Of `Run`, such as ``folder`` and ``seconds``.
     """
@@ -86,12 +89,17 @@ def train(
     held = {k: torch.cat([drawn[k] for drawn in both]).to(device) for k in both[0]}
     net = build("ours", parts[1], begin=begin).train()
     loras = add_lora(net, rank)
+    if again:
+        for name, lora in loras.items():
+            shipped = load_file(weights.path("passages") / name / "adapter_model.safetensors")
+            set_peft_model_state_dict(lora, {k: v.float() for k, v in shipped.items()})
     facts = {
         "data": f"{passages:,} passages and {clips:,} clips of {FRAMES} frames, and their mirror images",
         "decoder": (cards.began_in(begin) or {}).get("sha256"),  # the files beside which it learnt
     } | {"batch": batch, "rank": rank, "lr": lr}
     how = {"muon": False, "ema": 0.998, "warmup": 30, "cooldown": 1.0, "facts": facts}
-    run = Run("passages", Learner(net), steps, lr, seed=seed, **how, **run)
+    how["began"] = cards.began("passages") if again else None
+    run = Run("passages-again" if again else "passages", Learner(net), steps, lr, seed=seed, **how, **run)
     learn(run, net, "ours", held, batch, size, parts[3], device)
     return net.eval(), loras, run
 
