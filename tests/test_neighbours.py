@@ -437,3 +437,15 @@ def test_the_record_holds_whole_stories_and_its_summaries_follow_from_them():
             again = experiments.mean_and_interval([r[kind] for r in rows])
             assert record["summary"][name][kind] == pytest.approx(again, abs=2e-4), (name, kind)
         assert record["summary"][name]["seconds"] > 0
+
+
+def test_the_record_can_be_made_anew(monkeypatch, tmp_path):
+    """One setting and one story of it, the whole way that ``python -m storydiff_lite.experiments`` goes."""
+    monkeypatch.chdir(tmp_path)  # where checkpoints of records go
+    few = dict(list(experiment.neighbours_settings().items())[:1])
+    monkeypatch.setattr(experiment, "neighbours_settings", lambda: few)
+    monkeypatch.setattr(experiment, "STEPS", 2)
+    record = experiment.run(stories=1)
+    (name,) = few
+    assert set(record["rows"]) == {name} and [r["seed"] for r in record["rows"][name]] == [0]
+    assert record["summary"][name]["seconds"] > 0 and record["masks"]["pictures"] == 2

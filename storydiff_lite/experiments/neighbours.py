@@ -259,14 +259,12 @@ def opened(device="cpu"):
     return rows_of
 
 
-def run(stories=24, device="cpu", only=None):
+def run(stories=100, device="cpu"):
     """Every setting of `neighbours_settings`, the same stories and seeds in each; then the masks."""
     rows_of = opened(device)
     record = header("neighbours", stories, 4, steps=STEPS) | EXPERIMENT.fingerprint()
     seeds = range(stories)
-    record = sweep(
-        record, neighbours_settings(), lambda setting: rows_of(setting, seeds), KINDS, only, with_seconds
-    )
+    record = sweep(record, neighbours_settings(), lambda s: rows_of(s, seeds), KINDS, summarize=with_seconds)
     return record | {"masks": masks(rows_of.pipe, 2 * stories)}
 
 
