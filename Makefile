@@ -116,7 +116,7 @@ testsite: $(DEV)
 	STORYDIFF_EXECUTED=_build/test/executed $(BUILD) --path-output _build/test
 
 browser: $(DEV) chromium
-	STORYDIFF_SITE=_build/test/_build/html $(PY) -m pytest -q -n $(JOBS) tests/site
+	STORYDIFF_SITE=_build/test/_build/html $(PY) -m pytest -q -n $(JOBS) --dist loadgroup tests/site
 
 chromium:
 	@bash tools/need_chromium.sh

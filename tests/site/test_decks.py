@@ -4,6 +4,8 @@ import browser
 import pytest
 import slides
 
+pytestmark = pytest.mark.xdist_group("decks")  # made once
+
 DECK = "05-consistent-self-attention.html"
 FULL = ("04-the-cfg-denoising-loop.html", DECK)  # code of 35 lines; long equations, wide tables
 # of the slide that is shown: how it begins, if something sticks out of it or is cut

@@ -14,7 +14,8 @@ from storydiff_lite import tell
 from storydiff_lite.pipeline import StoryPipeline
 from storydiff_lite.tell.recipe import read_recipe
 
-pytestmark = pytest.mark.site
+# one process loads the models, for all that is drawn here
+pytestmark = [pytest.mark.site, pytest.mark.xdist_group("story machine")]
 
 AXE = (Path(__file__).parent / "vendor/axe.min.js").read_text(encoding="utf8")
 MACHINE, CHAPTER = "book/story-machine.html", "notebooks/00-a-story-in-one-minute.html"
