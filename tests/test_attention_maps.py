@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from storydiff_lite.attention_maps import AttentionRecorder, Quantised, patches, pooled_rows, softmax_rows
+from storydiff_lite.attention_maps import AttentionRecorder
+from storydiff_lite.attention_rows import Quantised, patches, pooled_rows, softmax_rows
 from storydiff_lite.schedule import AttentionPlan, SamplingSchedule
 from storydiff_lite.story import Panel
 from storydiff_lite.windows import Pass
@@ -84,7 +85,7 @@ def test_rows_and_pools_sum_to_one_and_chunks_do_not_show(tiny_parts, monkeypatc
     by_hand = torch.stack([rows[..., columns == c].sum(-1) for c in range(7)], -1)  # [2, 64, 7]
     by_hand = torch.stack([by_hand[:, cells == c].mean(1) for c in range(16)], 1)
     assert torch.allclose(whole, by_hand, atol=1e-6)
-    monkeypatch.setattr("storydiff_lite.attention_maps.AT_ONCE", 1000)
+    monkeypatch.setattr("storydiff_lite.attention_rows.AT_ONCE", 1000)
     assert torch.allclose(pooled_rows(attn, q, k, cells, columns, 16, 7), whole, atol=1e-6)
     mean = pooled_rows(attn, q, k, cells, columns, 16, 7, "mean")
     assert torch.allclose(mean[0], whole.mean(0), atol=1e-6)
