@@ -49,7 +49,7 @@ kw = {"folder": folder, "dtype": torch.float32}
 auto, run = vae.train(steps, batch=4, pictures=10, **kw)
 # the U-Net of a run that is resumed must see the latents of the first one
 torch.manual_seed(5)
-unet.train(vae.build(), prompts, steps, batch=8, pictures=10, pages=2, channels=(16, 32), **kw)
+unet.train(vae.build(), prompts, steps, batch=8, samples=unet.Samples(10, 2), channels=(16, 32), **kw)
 if run.processes.rank == 0:
     print("LOSSES", json.dumps(losses))
 '''

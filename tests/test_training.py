@@ -45,7 +45,7 @@ def test_optimizer_solves_a_regression(muon):
     net = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.Tanh(), torch.nn.Linear(32, 16))
     x = torch.randn(64, 16)
     target = torch.sin(x @ torch.randn(16, 16) / 4)
-    opt = Optimizer(net.named_parameters(), lr=1e-2, muon_lr=0.02, muon=muon)
+    opt = Optimizer(net.named_parameters(), lr=1e-2, muon_lr=0.02 if muon else None)
     losses = []
     for _ in range(150):
         loss = (net(x) - target).square().mean()
@@ -245,7 +245,7 @@ def packed():
 
 
 def test_unet_trains_on_every_canvas_and_resumes(tmp_path, packed, monkeypatch):
-    kw = {"batch": 4, "pictures": 24, "pages": 4, "channels": (16, 32), "folder": tmp_path}
+    kw = {"batch": 4, "samples": unet.Samples(24, 4), "channels": (16, 32), "folder": tmp_path}
     kw["size"] = packed.size
     plain, shapes, lates = unet.velocity_loss, set(), []
 
@@ -267,17 +267,15 @@ def test_unet_trains_on_every_canvas_and_resumes(tmp_path, packed, monkeypatch):
 
 
 def test_unet_keeps_what_reads_text_where_the_encoders_stayed(packed, tmp_path):
-    kw = {"batch": 4, "pictures": 12, "pages": 2, "channels": (16, 32), "folder": tmp_path}
+    kw = {"batch": 4, "samples": unet.Samples(12, 2), "channels": (16, 32), "folder": tmp_path}
     other = unet.build((16, 32))
-    net, _ = unet.train(
-        packed.load("vae").model, packed.prompts(), steps=1, start=other, same_text=True, **kw
-    )
+    net, _ = unet.train(packed.load("vae").model, packed.prompts(), steps=1, start=other.state_dict(), **kw)
     theirs = other.state_dict()
     assert max(float((v - theirs[k]).abs().max()) for k, v in net.state_dict().items() if v.ndim > 1) < 0.02
 
 
 def test_a_peek_sees_the_average_and_goes_into_the_log(packed, tmp_path):
-    kw = {"batch": 4, "pictures": 12, "pages": 2, "channels": (16, 32), "folder": tmp_path, "peek_every": 0}
+    kw = {"batch": 4, "samples": unet.Samples(12, 2), "channels": (16, 32), "folder": tmp_path}
     seen = []
 
     def peek(net, step):
@@ -285,7 +283,7 @@ def test_a_peek_sees_the_average_and_goes_into_the_log(packed, tmp_path):
         seen.append(state(net))
         return {"agreement": 0.5}
 
-    net, run = unet.train(packed.load("vae").model, packed.prompts(), steps=4, peek=peek, **kw)
+    net, run = unet.train(packed.load("vae").model, packed.prompts(), steps=4, peek=(peek, 0), **kw)
     assert len(seen) == 3 and [r["agreement"] for r in run.log if "agreement" in r] == [0.5] * 3
     assert same(state(net), seen[-1]), "the average of the last step is what is returned"
 
@@ -352,11 +350,10 @@ def test_unet_begins_with_another_but_for_what_reads_text(packed, tmp_path):
         steps=1,
         size=packed.size,
         batch=4,
-        pictures=24,
-        pages=4,
+        samples=unet.Samples(24, 4),
         channels=(16, 32),
         folder=tmp_path,
-        start=other,
+        start=unet.without_text(other.state_dict()),
         began={"steps": 7},
     )
     theirs = other.state_dict()

@@ -151,7 +151,7 @@ def main(argv=None):
             p.error("--no-strips is for a trial of unet under another name: add --name unet-no-strips")
         given["strips"] = False
     if "peek_every" in given:
-        given["peek"] = on_validation(parts.device)
+        given["peek"] = on_validation(parts.device), given.pop("peek_every")
     _, run, heldout = parts.train(part, **given)
     if processes.rank == 0:
         cards.report(part, run, heldout)

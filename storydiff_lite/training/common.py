@@ -11,6 +11,7 @@ import os
 import platform
 import time
 from contextlib import contextmanager
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 
 import torch
@@ -42,24 +43,28 @@ class Optimizer:
 
     Muon (Keller Jordan, 2024: momentum, then orthogonalized updates) reached the reconstruction of Adam in
     clearly fewer pictures on the autoencoder of this project; embeddings, norms, biases, LoRA matrices and
-    the first and last layer stay with AdamW.  ``muon=False`` gives plain AdamW.
+    the first and last layer stay with AdamW.
 
     Parameters
     ----------
     lr : float
-        Step size of AdamW; Muon's is ``muon_lr``.  Both are multiplied by ``scale`` (0..1) given to `step`.
+        Step size of AdamW.  Both are multiplied by ``scale`` (0..1) given to `step`.
+    muon_lr : float or None
+        Step size of Muon; None: AdamW for everything.
     dtype : torch.dtype, optional
         Of Muon's orthogonalization, as of `arithmetic`.
     """
 
-    def __init__(self, named, lr, muon_lr=0.02, muon=True, decay=0.01, dtype=None):
+    def __init__(self, named, lr, muon_lr=0.02, decay=0.01, dtype=None):
         self.dtype = dtype
         self.params = [(n, p) for n, p in named if p.requires_grad]
         edge = ("conv_in", "conv_out", "embed", "position", "logit_scale", "head", "lora")
         self.is_muon = {
-            n: muon and p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= 16 and not any(e in n for e in edge)
+            n: p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= 16 and not any(e in n for e in edge)
             for n, p in self.params
         }
+        if muon_lr is None:
+            self.is_muon = dict.fromkeys(self.is_muon, False)
         self.lr, self.muon_lr, self.decay = lr, muon_lr, decay
         self.count = 0
         self.state = {
@@ -108,6 +113,7 @@ class Optimizer:
         return norm
 
 
+@dataclass(eq=False, repr=False)
 class Run:
     """A training run of ``model`` that can be interrupted.
 
@@ -117,17 +123,19 @@ class Run:
         File name of the checkpoint, in ``folder``.
     total : int
         Optimizer steps of the whole run.  A resumed run may be given another total.
-    warmup, cooldown : int, float
-        Steps of linear warm-up; fraction of the run, at its end, in which the step size falls linearly to 0.
+    lr, muon_lr : float
+        As of `Optimizer`.
     ema : float
         Decay of the running average of the weights that `averaged` returns (0: none).
+    warmup, cooldown : int, float
+        Steps of linear warm-up; fraction of the run, at its end, in which the step size falls linearly to 0.
     save_every : float
         Seconds between checkpoints.
     began : dict, optional
         What is known of the weights that the model began with, for its card.
     seconds : float, optional
         Wall time after which the run ends, its step size falling as it would over ``total`` steps: how far
-        the run is, is then the larger of the two fractions.
+        the run is, is then the larger of the two fractions.  The attribute says how many have passed.
     facts : dict, optional
         What else the card should say of this run (batch, pictures, ...).
     dtype : torch.dtype, optional
@@ -135,36 +143,32 @@ class Run:
         any machine, take float32, here and in `autocast`.
     """
 
-    def __init__(
-        self,
-        name,
-        model: nn.Module,
-        total,
-        lr,
-        muon_lr=0.02,
-        muon=True,
-        ema=0.0,
-        warmup=50,
-        cooldown=0.4,
-        seed=0,
-        folder="checkpoints",
-        save_every=120,
-        began=None,
-        seconds=None,
-        facts=None,
-        dtype=None,
-    ):
-        self.budget, self.facts = seconds, {"machine": machine()} | (facts or {})
-        self.processes = join(next(model.parameters()).device)
+    name: str
+    model: nn.Module
+    total: int
+    lr: float
+    muon_lr: float | None = 0.02
+    ema: InitVar[float] = 0.0
+    warmup: int = 50
+    cooldown: float = 0.4
+    seed: int = 0
+    folder: str | Path = "checkpoints"
+    save_every: float = 120
+    began: dict | None = None
+    seconds: InitVar[float | None] = None
+    facts: dict | None = None
+    dtype: torch.dtype | None = None
+
+    def __post_init__(self, ema, seconds):
+        named = dict(self.model.named_parameters())
+        self.facts = {"machine": machine()} | (self.facts or {})
+        self.processes = join(next(iter(named.values())).device)
         if self.processes.count > 1:
             self.facts["processes"] = self.processes.count
-        self.name, self.model, self.total, self.seed = name, model, total, seed
-        self.warmup, self.cooldown = warmup, cooldown
-        self.folder, self.path = Path(folder), checkpoint(folder, name)
-        self.optimizer = Optimizer(model.named_parameters(), lr, muon_lr, muon, dtype=dtype)
-        self.ema_decay, self.save_every = ema, save_every
-        self.ema = {n: p.detach().clone() for n, p in model.named_parameters()} if ema else {}
-        self.done, self.seconds, self.log, self.began = 0, 0.0, [], began
+        self.folder, self.path = Path(self.folder), checkpoint(self.folder, self.name)
+        self.optimizer = Optimizer(named.items(), self.lr, self.muon_lr, dtype=self.dtype)
+        self.ema_decay, self.ema = ema, {n: p.detach().clone() for n, p in named.items()} if ema else {}
+        self.budget, self.seconds, self.done, self.log = seconds, 0.0, 0, []
         if self.path.exists():
             self._load()
 

@@ -26,6 +26,7 @@ from .. import world
 from ..motion import GRID, interpolate, micro, semantic_tokens
 from . import data
 from .common import Run, autocast
+from .vae import latents_of
 
 FRAMES = 16
 
@@ -94,23 +95,9 @@ def from_regions(tokens):
     return F.pixel_shuffle(tokens.mT.unflatten(2, (GRID, GRID)), side)
 
 
-@torch.no_grad()
 def latent_pool(vae, pixels, device="cpu", batch=64):
-    """`token_pool` in another space: the latents of many clips, cut into as many regions of the picture.
-
-    Parameters
-    ----------
-    vae : AutoencoderKL
-    pixels : uint8 Tensor [n, F, 3, S, S]
-
-    Returns
-    -------
-    Tensor [n, F, tokens, D]
-    """
-    flat, out = pixels.flatten(0, 1), []
-    for some in tqdm(flat.split(batch), desc="encoding", mininterval=10):
-        out.append(regions(vae.encode(data.to_float(some.to(device))).latent_dist.mode()))
-    return torch.cat(out).unflatten(0, pixels.shape[:2])
+    """`token_pool` in another space: the latents of many clips, cut into as many regions of the picture."""
+    return regions(latents_of(vae.to(device), pixels.flatten(0, 1), batch)).unflatten(0, pixels.shape[:2])
 
 
 def relative_error(predicted, truth):

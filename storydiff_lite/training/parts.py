@@ -184,9 +184,11 @@ class Parts:
     def _unet(self, again=False, **more):
         known = self.autoencoder().model, self.prompts()
         if again:  # what reads text begins anew where the encoders were trained anew
-            more |= {"start": packed("unet", self.device), "began": cards.began("unet")}
-            more["same_text"] = self.done("clip") is None
-        net, run = unet.train(*known, size=self.size, **more)
+            state = packed("unet", self.device).state_dict()
+            state = state if self.done("clip") is None else unet.without_text(state)
+            more |= {"start": state, "began": cards.began("unet")}
+        drawn = {k: more.pop(k) for k in ("pictures", "strips") if k in more}
+        net, run = unet.train(*known, size=self.size, samples=unet.Samples(**drawn), **more)
         return net, run, {"loss": unet.measure(net, *known, self.size, self.device)}
 
     def _identity(self, again=False, part="identity", rank=16, **more):

@@ -97,7 +97,7 @@ def train(
         "data": f"{passages:,} passages and {clips:,} clips of {FRAMES} frames, and their mirror images",
         "decoder": (cards.began_in(begin) or {}).get("sha256"),  # the files beside which it learnt
     } | {"batch": batch, "rank": rank, "lr": lr}
-    how = {"muon": False, "ema": 0.998, "warmup": 30, "cooldown": 1.0, "facts": facts}
+    how = {"muon_lr": None, "ema": 0.998, "warmup": 30, "cooldown": 1.0, "facts": facts}
     how["began"] = cards.began("passages") if again else None
     run = Run("passages-again" if again else "passages", Learner(net), steps, lr, seed=seed, **how, **run)
     learn(run, net, "ours", held, batch, size, parts[3], device)

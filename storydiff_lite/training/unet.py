@@ -10,7 +10,7 @@ scenery (`importance`): a hat is a hundredth of a picture, and half of what a re
 
 Nothing here knows of consistent self-attention. What prepares for it is in the data: strips and pages, in
 which plain self-attention must carry the looks of a character from one panel into the other.
-``strips=False`` trains without any picture that holds a character twice, to see what then becomes of the
+`Samples` without ``strips`` hold no picture that shows a character twice, to see what then becomes of the
 trick.
 
 All that a step reads lies on the device before the first step: latents, weights of their places, and the
@@ -314,6 +314,51 @@ def losses_at(unet, x, noise, states, pooled, size, times, batch=64):
     return out
 
 
+@dataclass(frozen=True)
+class Samples:
+    """What the U-Net learns from.
+
+    Parameters
+    ----------
+    pictures, pages, captions : int
+        Samples that are drawn (`data.MIX`), pages of four panels (`data.PAGES`), and captions of each.
+    strips : bool
+        False: no picture that holds a character twice, and no pages.
+    """
+
+    pictures: int = 16000
+    pages: int = 3000
+    captions: int = 6
+    strips: bool = True
+
+    @property
+    def mix(self):
+        return data.MIX if self.strips else {"single": 0.85, "pair": 0.12, "empty": 0.03}
+
+    def facts(self):
+        """For the card."""
+        pages, of_pages = (self.pages, data.PAGES) if self.strips else (0, {})
+        said = (
+            f"{self.pictures:,} samples (seeds train/0 ..., kinds {self.mix}) and {pages:,} pages of four "
+            f"panels (kinds {of_pages}), {self.captions} captions of each"
+        )
+        known = {"captions": self.captions, "pictures": self.pictures, "pages": pages}
+        return known | {"mix": self.mix, "page_mix": of_pages, "data": said}
+
+    def draw(self, size, folder):
+        """Samples and their pixels, as of `data.pool`."""
+        samples, pixels = data.pool("train", self.pictures, size, self.mix, folder)
+        if self.strips:
+            four, more = data.pool("train", self.pages, size, data.PAGES, folder)
+            samples, pixels = samples + four, torch.cat([pixels, more])
+        return samples, pixels
+
+
+def without_text(state):
+    """A U-Net's weights without the layers that read text (`TEXT`): these begin anew with other encoders."""
+    return {k: v for k, v in state.items() if not any(t in k for t in TEXT)}
+
+
 def train(
     vae,
     prompts,
@@ -322,40 +367,27 @@ def train(
     size=None,
     seed=0,
     device="cpu",
-    pictures=16000,
-    pages=3000,
-    captions=6,
-    strips=True,
+    samples=Samples(),  # noqa: B008  (frozen)
     channels=CHANNELS,
     name="unet",
     start=None,
-    same_text=False,
-    compiled=None,
     peek=None,
-    peek_every=180,
     dtype=None,
     **run,
 ):
     """Train on latents of ``vae``, and return ``(unet, run)``.
 
     A third of the steps see ``batch`` single pictures, a third ``batch / 2`` strips, a third ``batch / 4``
-    pages of four panels: the same number of tokens.
+    pages of four panels: the same number of tokens.  On a GPU the U-Net is compiled, which takes minutes.
 
     Parameters
     ----------
     size : int, optional
         Pixels of a picture; those of the autoencoder by default.
-    pictures, pages, captions : int
-        Samples that are drawn (`data.MIX`), pages (`data.PAGES`), and captions of each.
-    strips : bool
-        False: no picture that holds a character twice.
-    start : UNet2DConditionModel, optional
-        A U-Net to begin with.  The layers that read text (`TEXT`) begin anew, since the encoders may have
-        changed, unless ``same_text`` says that they have not.
-    compiled : bool, optional
-        Whether to compile the U-Net (minutes at the first steps, then faster); on a GPU by default.
-    peek : callable, optional
-        ``peek(unet, step) -> dict`` is called every ``peek_every`` seconds with the averaged weights; what it
+    start : dict, optional
+        Weights to begin with, all or some of them.
+    peek : (callable, float), optional
+        ``look(unet, step) -> dict``, called with the averaged weights, and every how many seconds; what it
         finds goes into the log.
     dtype : torch.dtype, optional
         Of the arithmetic, as of `common.arithmetic`.
@@ -365,31 +397,18 @@ def train(
     torch.manual_seed(seed)
     size = size or vae.config.sample_size
     unet = build(channels).to(device)
-    if start is not None:
-        known = {k: v for k, v in start.state_dict().items() if same_text or not any(t in k for t in TEXT)}
-        unet.load_state_dict(known, strict=False)
+    unet.load_state_dict(start or {}, strict=False)
     unet.set_attn_processor(fastest_attention(device))
-    mix, of_pages = (data.MIX, data.PAGES) if strips else ({"single": 0.85, "pair": 0.12, "empty": 0.03}, {})
-    facts = {"batch": batch, "channels": list(channels), "size": size, "captions": captions}
-    pages = pages if strips else 0
-    facts |= {"pictures": pictures, "pages": pages, "mix": mix, "page_mix": of_pages}
-    facts["data"] = (
-        f"{pictures:,} samples (seeds train/0 ..., kinds {mix}) and {pages:,} pages of four panels (kinds "
-        f"{of_pages}), {captions} captions of each"
-    )
+    facts = {"batch": batch, "channels": list(channels), "size": size} | samples.facts()
     how = {"ema": 0.999, "warmup": 100, "cooldown": 0.6, "save_every": 180, "facts": facts, "dtype": dtype}
     run = Run(name, unet, steps, 1e-3, 0.006, seed=seed, **how, **run)
     with run.processes.first():
-        samples, pixels = data.pool("train", pictures, size, mix, run.folder)
-        if strips:
-            four, more = data.pool("train", pages, size, of_pages, run.folder)
-            samples, pixels = samples + four, torch.cat([pixels, more])
-        learnt = pools(vae, prompts, samples, pixels, captions, device, run.folder, seed, dtype)
-        del pixels
+        drawn = samples.draw(size, run.folder)
+        learnt = pools(vae, prompts, *drawn, samples.captions, device, run.folder, seed, dtype)
+        del drawn
     empty = prompts.ids([""])[0].int().to(device)
     schedule = noise_schedule(device)
-    cuda = torch.device(device).type == "cuda"
-    net = torch.compile(unet, dynamic=False) if (cuda if compiled is None else compiled) else unet
+    net = torch.compile(unet, dynamic=False) if torch.device(device).type == "cuda" else unet
     looked = run.seconds
     for i in run.steps():
         rng = random.Random(f"unet/{seed}/{i}")
@@ -400,9 +419,9 @@ def train(
         how = {"late": panels > 1, "weight": weight, "mine": mine, "dtype": dtype}
         loss = velocity_loss(net, schedule, x, *given, **how)
         run.update(loss, i)
-        if peek and run.seconds - looked > peek_every:
+        if peek and run.seconds - looked > peek[1]:
             looked = run.seconds
             with run.with_average():
-                run.log.append({"step": i, "loss": round(float(loss), 5)} | peek(unet.eval(), i))
+                run.log.append({"step": i, "loss": round(float(loss), 5)} | peek[0](unet.eval(), i))
             unet.train()
     return run.averaged().eval(), run
