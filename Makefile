@@ -98,11 +98,10 @@ lint: $(DEV)
 	$(PY) -m ruff check .
 	$(PY) tools/check_notebooks.py
 
-# One thread a process: two OpenMP teams on two cores wait for each other and run several times slower. What takes
-# longest begins first: a file stays with one process, and the others would wait for it at the end.
+# One thread a process: two OpenMP teams on two cores wait for each other and run several times slower. A file stays
+# with one process, so what takes longest begins first (`tests/conftest.py`).
 unit: $(DEV)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder --ignore tests/site \
-		tests/notebooks tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder --ignore tests/site tests
 
 smoke: $(DEV)
 	$(PY) tools/run_notebooks.py --profile smoke --out _build/test/executed --jobs $(JOBS) --strict

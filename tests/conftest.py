@@ -8,6 +8,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 
+# What takes longest begins first: a file stays with one process, and the others would wait for it at the end.
+LONG = [f"test_{name}.py" for name in ("training", "video", "golden", "student", "scaling", "cli")]
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
 
 @pytest.fixture(autouse=True)
 def torch_stays_as_it_was():

@@ -1,13 +1,19 @@
 """A headless Chromium that cannot reach the network, for the site's checks and screenshots."""
 
+import functools
+import http.server
 import os
+import re
 import shutil
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 LOCAL = {"file", "data", "blob", "about"}
+#: all other addresses: only these are asked about, since each question goes to Python and back
+ELSEWHERE = re.compile(rf"^(?!(?:{'|'.join(sorted(LOCAL))}):)")
 # Chromium's own chatter with its makers must not count as the site's.
 FLAGS = [
     "--no-sandbox",
@@ -51,6 +57,26 @@ def pages(site: Path) -> list[str]:
     return sorted(found, key=lambda p: p != "book/intro.html")
 
 
+@contextmanager
+def served(folder: Path, prefix: str = ""):
+    """A folder over http, as on a course's web server: its host and port, until the block ends."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def translate_path(self, path):
+            return super().translate_path(path.removeprefix(prefix))
+
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
 class Visit:
     """A page in a fresh browser context, with everything that went wrong while it was open."""
 
@@ -66,7 +92,7 @@ class Visit:
         )
         self.page = self.context.new_page()
         self.page.set_default_timeout(30_000)
-        self.page.route("**/*", self._gate)
+        self.page.route(ELSEWHERE, self._gate)
         self.page.on("requestfailed", self._failed)
         self.page.on("response", lambda r: r.status >= 400 and self.failed.append(f"{r.status} {r.url}"))
         self.page.on("websocket", lambda s: self.outside.append(s.url))

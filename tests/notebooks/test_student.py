@@ -127,10 +127,10 @@ def candidates(names):
     return found
 
 
-def passing(nb, names=None):
+def passing(nb, names):
     """(exercise, function) for each function of a notebook that passes a check without being an answer."""
     found = []
-    tried = candidates(defined(nb) if names is None else names)
+    tried = candidates(names)
     for name in dict.fromkeys(n for cell in nb.cells for n in chapters.checks(cell)):
         for called, function in tried.items():
             try:
@@ -177,8 +177,9 @@ def test_no_function_that_is_there_is_an_answer(path, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)  # whatever they write
     nb = editions.clear(chapters.read(path))
     stubs = nb.cells and all_text(nb).count("raise NotImplementedError()")
-    assert stubs and len(candidates(defined(nb))) > stubs
-    assert passing(nb) == []
+    names = defined(nb)
+    assert stubs and len(candidates(names)) > stubs
+    assert passing(nb, names) == []
 
 
 def test_a_function_that_is_an_answer_is_found():

@@ -1,13 +1,10 @@
 """The built site, opened from its folder in a browser that cannot reach the network."""
 
-import functools
-import http.server
-import threading
 from pathlib import Path
 
 import chapters
 import pytest
-from browser import Visit
+from browser import Visit, served
 
 pytestmark = pytest.mark.site
 
@@ -332,19 +329,6 @@ def test_page_of_maps_is_light(site):
 
 def test_works_from_a_server_too(site, chromium):
     """The same over http, under a prefix, as on a course's web server."""
-
-    class Prefixed(http.server.SimpleHTTPRequestHandler):
-        def translate_path(self, path):
-            return super().translate_path(path.removeprefix("/some/prefix"))
-
-        def log_message(self, *_):
-            pass
-
-    handler = functools.partial(Prefixed, directory=str(site))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        host = f"127.0.0.1:{server.server_port}"
-        with Visit(chromium, host=host) as visit:
-            try_slider(visit.open(f"http://{host}/some/prefix/{CHAPTER}"))
-            assert_clean(visit)
-        server.shutdown()
+    with served(site, "/some/prefix") as host, Visit(chromium, host=host) as visit:
+        try_slider(visit.open(f"http://{host}/some/prefix/{CHAPTER}"))
+        assert_clean(visit)

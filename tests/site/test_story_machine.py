@@ -2,13 +2,11 @@
 
 import base64
 import functools
-import http.server
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Visit
+from browser import Visit, served
 
 from storydiff_lite import tell
 from storydiff_lite.pipeline import StoryPipeline
@@ -183,70 +181,60 @@ def test_worker_ends_with_its_page(visit):
 
 def test_reader_without_a_mouse(site, chromium, python, tmp_path):
     """Over http: a wrong word is named and mended, a drawing cancelled, another drawn and saved."""
+    with served(site) as host, Visit(chromium, host=host) as visit:
+        page = visit.open(f"http://{host}/{MACHINE}")
+        machine = page.get_by_role("region", name="Story machine")
+        story, error = machine.get_by_role("textbox"), machine.get_by_role("alert")
+        draw_button, said = machine.locator(".sm-main"), machine.get_by_role("status")
+        assert "MB" in draw_button.inner_text(), "it says what it will load"
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
+        steps = machine.get_by_label("Steps")
+        story.fill(STORY[0])
+        steps.fill("1")
+        page.route("**/decoder.js*", lambda route: route.abort())
+        draw_button.press("Enter")
+        error.get_by_text("decoder.js could not be loaded").wait_for()
+        page.unroute("**/decoder.js*")
+        anew(page, version="2")
+        page.route("**/worker-code.js*", full_memory)
+        draw_button.press("Enter")
+        error.get_by_text("memory does not suffice").wait_for()
+        page.unroute("**/worker-code.js*")
+        anew(page, version="3", workers=2)  # as on a computer with more cores
+        visit.failed.clear()  # of the file that was kept from it
+        visit.errors.clear()
 
-    handler = functools.partial(Quiet, directory=str(site))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        host = f"127.0.0.1:{server.server_port}"
-        with Visit(chromium, host=host) as visit:
-            page = visit.open(f"http://{host}/{MACHINE}")
-            machine = page.get_by_role("region", name="Story machine")
-            story, error = machine.get_by_role("textbox"), machine.get_by_role("alert")
-            draw_button, said = machine.locator(".sm-main"), machine.get_by_role("status")
-            assert "MB" in draw_button.inner_text(), "it says what it will load"
+        story.fill(STORY[0] + "\na baer walking on the beach # Home.")
+        draw_button.press("Enter")
+        error.get_by_role("button").wait_for()
+        assert 'does not know the word "baer"' in error.inner_text()
+        assert story.get_attribute("aria-invalid") is not None
+        assert page.evaluate("() => document.getSelection().toString()") == "baer"
+        error.get_by_role("button", name='Write "bear"').press("Enter")
+        assert story.input_value() == STORY[0] + "\n" + STORY[1] + " # Home." and error.inner_text() == ""
 
-            steps = machine.get_by_label("Steps")
-            story.fill(STORY[0])
-            steps.fill("1")
-            page.route("**/decoder.js*", lambda route: route.abort())
-            draw_button.press("Enter")
-            error.get_by_text("decoder.js could not be loaded").wait_for()
-            page.unroute("**/decoder.js*")
-            anew(page, version="2")
-            page.route("**/worker-code.js*", full_memory)
-            draw_button.press("Enter")
-            error.get_by_text("memory does not suffice").wait_for()
-            page.unroute("**/worker-code.js*")
-            anew(page, version="3", workers=2)  # as on a computer with more cores
-            visit.failed.clear()  # of the file that was kept from it
-            visit.errors.clear()
+        steps.fill("8")
+        draw_button.press("Enter")
+        cancel = machine.get_by_role("button", name="Cancel")
+        page.wait_for_function("() => document.querySelector('.story-machine progress').value > 0")
+        assert cancel.evaluate("b => b === document.activeElement"), "the focus waits on Cancel"
+        page.keyboard.press("Enter")
+        said.get_by_text("Cancelled.").wait_for()
+        assert draw_button.evaluate("b => b === document.activeElement")
 
-            story.fill(STORY[0] + "\na baer walking on the beach # Home.")
-            draw_button.press("Enter")
-            error.get_by_role("button").wait_for()
-            assert 'does not know the word "baer"' in error.inner_text()
-            assert story.get_attribute("aria-invalid") is not None
-            assert page.evaluate("() => document.getSelection().toString()") == "baer"
-            error.get_by_role("button", name='Write "bear"').press("Enter")
-            assert story.input_value() == STORY[0] + "\n" + STORY[1] + " # Home." and error.inner_text() == ""
-
-            steps.fill("8")
-            draw_button.press("Enter")
-            cancel = machine.get_by_role("button", name="Cancel")
-            page.wait_for_function("() => document.querySelector('.story-machine progress').value > 0")
-            assert cancel.evaluate("b => b === document.activeElement"), "the focus waits on Cancel"
-            page.keyboard.press("Enter")
-            said.get_by_text("Cancelled.").wait_for()
-            assert draw_button.evaluate("b => b === document.activeElement")
-
-            steps.fill("2")
-            draw_button.press("Enter")
-            said.get_by_text("Drawn in").wait_for()
-            panels = machine.get_by_role("img")
-            assert [p.get_attribute("aria-label").split(": ")[1] for p in panels.all()] == STORY
-            assert len({p.screenshot() for p in panels.all()}) == 2
-            axe(page)
-            with page.expect_download() as download:
-                machine.get_by_role("button", name="Save as PNG").press("Enter")
-            download.value.save_as(tmp_path / "story.png")
-            pixels = [_canvas(p) for p in panels.all()]
-            assert len(page.workers) == 2
-            assert_clean(visit)
-        server.shutdown()
+        steps.fill("2")
+        draw_button.press("Enter")
+        said.get_by_text("Drawn in").wait_for()
+        panels = machine.get_by_role("img")
+        assert [p.get_attribute("aria-label").split(": ")[1] for p in panels.all()] == STORY
+        assert len({p.screenshot() for p in panels.all()}) == 2
+        axe(page)
+        with page.expect_download() as download:
+            machine.get_by_role("button", name="Save as PNG").press("Enter")
+        download.value.save_as(tmp_path / "story.png")
+        pixels = [_canvas(p) for p in panels.all()]
+        assert len(page.workers) == 2
+        assert_clean(visit)
     recipe, made = read_recipe(tmp_path / "story.png")
     assert recipe.story == f"{STORY[0]} # {STORY[0]}\n{STORY[1]} # Home." and made["drawn_in"] == "browser"
     again = tell.retell(tmp_path / "story.png", tmp_path / "again.png", pipe=python, progress=False)
