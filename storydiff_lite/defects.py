@@ -9,17 +9,14 @@ autoencoder makes of both (``training/defects.py``).
 
 from __future__ import annotations
 
-import json
 import re
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import nn
 
-from . import weights, world
-from .int8 import expanded
-from .judge import pixels
+from . import world
+from .judge import pixels, shipped
 
 #: what is counted -> the kind of thing that is
 COUNTED = {
@@ -89,11 +86,8 @@ class DefectJudge:
 
     @classmethod
     def load(cls, name="defects", device="cpu") -> DefectJudge:
-        """Load the shipped judge, its file compared with its SHA-256 (else `weights.WeightsError`)."""
-        folder = weights.path(name)
-        net = DefectNet(**json.loads((folder / "config.json").read_text()))
-        net.load_state_dict(expanded(load_file(folder / "model.safetensors")))
-        return cls(net.to(device))
+        """Load the shipped judge, as of `judge.shipped`."""
+        return cls(shipped(DefectNet, name, device))
 
     @torch.no_grad()
     def read(self, images, batch: int = 64) -> dict[str, torch.Tensor]:

@@ -55,6 +55,14 @@ class JudgeNet(nn.Module):
         return {name: head(h) for name, head in self.heads.items()}
 
 
+def shipped(kind, name, device="cpu"):
+    """A judge's network, its file compared with its SHA-256 (else `weights.WeightsError`)."""
+    folder = weights.path(name)
+    net = kind(**json.loads((folder / "config.json").read_text()))
+    net.load_state_dict(expanded(load_file(folder / "model.safetensors")))
+    return net.to(device)
+
+
 def pixels(images, size: int, device="cpu") -> torch.Tensor:
     """Pictures of any kind -> [B, 3, ``size``, ``size``] in -1..1.
 
@@ -97,11 +105,8 @@ class StoryJudge:
 
     @classmethod
     def load(cls, name="judge", device="cpu") -> StoryJudge:
-        """Load the shipped judge, its file compared with its SHA-256 (else `weights.WeightsError`)."""
-        folder = weights.path(name)
-        net = JudgeNet(**json.loads((folder / "config.json").read_text()))
-        net.load_state_dict(expanded(load_file(folder / "model.safetensors")))
-        return cls(net.to(device))
+        """Load the shipped judge, as of `shipped`."""
+        return cls(shipped(JudgeNet, name, device))
 
     def pixels(self, images) -> torch.Tensor:
         """Pictures of any kind -> [B, 3, S, S] in -1..1, as of the function `pixels`."""

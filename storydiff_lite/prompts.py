@@ -7,7 +7,7 @@
 The U-Net's cross-attention reads the states, its time embedding the pooled text.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from diffusers.utils.torch_utils import get_module_execution_device
@@ -34,9 +34,15 @@ KNOWN_ROWS = "known_rows.safetensors"
 HOLE = -1
 
 
-def micro_parts(dtype=torch.float32):
+def micro_parts(dtype=torch.float32, given=()):
     """The shipped model's text encoders and tokenizers, as `PromptEncoder` and diffusers' pipelines take
     them.
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+    given : collection of str
+        Names of parts that the caller has: these are not made.
 
     Returns
     -------
@@ -48,14 +54,20 @@ def micro_parts(dtype=torch.float32):
     WeightsError
         A file is missing or not the one that was trained.
     """
-    folder = weights.path("micro")
-    kinds = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
-    parts = {"tokenizer": load_tokenizer(), "tokenizer_2": load_tokenizer(pad_token="!")}
-    for name, kind in kinds.items():
-        parts[name] = kind(kind.config_class.from_pretrained(folder / name)).eval()
-        parts[name].load_state_dict(expanded(load_file(folder / name / KNOWN_ROWS)))
-        parts[name].to(dtype)
-    return parts
+
+    def encoder(kind, name):
+        folder = weights.path("micro") / name
+        model = kind(kind.config_class.from_pretrained(folder)).eval()
+        model.load_state_dict(expanded(load_file(folder / KNOWN_ROWS)))
+        return model.to(dtype)
+
+    makers = {
+        "tokenizer": load_tokenizer,
+        "tokenizer_2": partial(load_tokenizer, pad_token="!"),
+        "text_encoder": partial(encoder, CLIPTextModel, "text_encoder"),
+        "text_encoder_2": partial(encoder, CLIPTextModelWithProjection, "text_encoder_2"),
+    }
+    return {name: make() for name, make in makers.items() if name not in given}
 
 
 class PromptEncoder:

@@ -29,7 +29,13 @@ from storydiff_lite.settings import MULTISTEP
 from storydiff_lite.tokens import load_tokenizer
 from storydiff_lite.training import cards
 from storydiff_lite.training import video as training
-from storydiff_lite.video import TransitionPipeline, interleaved_windows, per_frame_states, sample
+from storydiff_lite.video import (
+    Conditions,
+    TransitionPipeline,
+    interleaved_windows,
+    per_frame_states,
+    sample,
+)
 
 pytestmark = pytest.mark.usefixtures("few_threads")
 
@@ -253,11 +259,12 @@ def test_sampling_reaches_what_the_decoder_knows_and_keeps_the_ends():
     known = 9 + torch.zeros_like(clean)
     text = torch.ones(2, 7, 8), None
     decoder = Truth(clean, schedule, noise)
-    x = sample(decoder, schedule, known, noise, text, (torch.zeros(1, 7, 8), None), steps=8)
+    plain = Conditions(text, (torch.zeros(1, 7, 8), None))
+    x = sample(decoder, schedule, known, noise, plain, steps=8)
     assert torch.allclose(x[:, 1:-1], clean[:, 1:-1], atol=0.05)
     assert (x[:, [0, -1]] == 9).all() and len(decoder.calls) == 8
     decoder.calls.clear()
-    y = sample(decoder, schedule, known, noise, text, (torch.zeros(1, 7, 8), None), steps=8, guidance=3)
+    y = sample(decoder, schedule, known, noise, plain._replace(guidance=3), steps=8)
     assert torch.allclose(y, x, atol=1e-3)  # both halves agree, so guidance changes nothing
     assert all(call[:2] == (4, 5) and call[2] == 0.5 for call in decoder.calls)  # empty text, then the prompt
 
@@ -279,7 +286,7 @@ def test_noise_that_is_drawn_anew_comes_from_each_videos_own_generator():
         noise = torch.stack([torch.randn(5, 4, 8, 8, generator=g) for g in generators])
         told = torch.ones(len(rows), 7, 8), None
         more = {"steps": 4, "eta": eta, "generators": generators}
-        return sample(watch, schedule, clean[rows], noise, told, (None, None), **more), ways
+        return sample(watch, schedule, clean[rows], noise, Conditions(told, (None, None)), **more), ways
 
     (x, way), (y, straight), (z, alone) = run([0, 1], 1.0), run([0, 1], 0.0), run([1], 1.0)
     assert torch.allclose(x, clean, atol=0.05) and torch.allclose(y, clean, atol=0.05)
@@ -294,9 +301,8 @@ def test_long_videos_need_no_longer_passes():
     schedule = training.noise_schedule()
     decoder = Truth(torch.zeros(1, 1, 4, 8, 8), schedule, None)
     noise = randn(1, 50, 4, 8, 8)
-    x = sample(
-        decoder, schedule, torch.ones_like(noise), noise, (torch.ones(1, 7, 8), None), (None, None), steps=3
-    )
+    read = Conditions((torch.ones(1, 7, 8), None), (None, None))
+    x = sample(decoder, schedule, torch.ones_like(noise), noise, read, steps=3)
     assert x.shape == noise.shape and {c[1] for c in decoder.calls} == {16}
     assert x[:, 1:-1].abs().max() < 1e-3
 

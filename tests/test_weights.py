@@ -133,6 +133,7 @@ def test_the_shipped_text_encoders_have_all_rows_of_clips_vocabulary():
         ids = parts["tokenizer"]("a brown bear reading in the snow", verbose=False).input_ids
         assert known[ids].all() and known.sum() < 200
     assert [parts[f"tokenizer{k}"].pad_token_id for k in ("", "_2")] == [49407, 0]
+    assert set(micro_parts(given=("text_encoder", "tokenizer"))) == {"text_encoder_2", "tokenizer_2"}
 
 
 def test_the_shipped_folder_is_micro_and_is_saved_whole(tmp_path):

@@ -30,22 +30,6 @@ EXPERIMENTS = {
     for module in (*_FIRST, spaces, video, passages, cast, defaults, neighbours)
 }
 
-__all__ = [
-    "EXPERIMENTS",
-    "fingerprint",
-    "identity_settings",
-    "load",
-    "mean_and_interval",
-    "measure",
-    "measure_identity",
-    "people",
-    "quote",
-    "records",
-    "settings",
-    "story",
-    "summary",
-]
-
 
 def fingerprint(name: str = "consistency") -> dict:
     """SHA-256 of each part of the weights that a record measures."""

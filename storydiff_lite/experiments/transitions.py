@@ -133,12 +133,11 @@ class TransitionBenchmark:
             generators = [torch.Generator().manual_seed(noise_seed(seed, i)) for i in at.tolist()]
             noise = torch.stack([torch.randn(z.shape[1:], generator=g) for g in generators]).to(z.device)
             prompt_embeds = held["states"], held["pooled"]
-            how = {"steps": steps, "guidance": guidance, "seed": seed, "eta": eta, "generators": generators}
+            how = {"steps": steps, "seed": seed, "eta": eta, "generators": generators}
             with autocast(self.device, self.dtype):
                 k = self.tokens(tokens, held["tokens"], model)
-                out.append(
-                    video.sample(decoder, self.schedule, z, noise, prompt_embeds, self.empty, ids, k, **how)
-                )
+                read = video.Conditions(prompt_embeds, self.empty, ids, k, guidance)
+                out.append(video.sample(decoder, self.schedule, z, noise, read, **how))
         return torch.cat(out)
 
     def tokens(self, kind, true, model):

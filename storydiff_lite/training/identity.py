@@ -68,6 +68,20 @@ def read_trigger(prompts, captions, n, device):
     return states, mask.to(device), pooled
 
 
+def fuse(encoder, prompts, captions, references, nobody=()):
+    """What the U-Net reads of captions and of pictures uint8 [B, n, 3, S, S]: fused states [B, 77, D], where
+    the class tokens are, bool [B, 77], and pooled text [B, P].  Prompts that name ``nobody`` come first, and
+    stay as they are.
+    """
+    device, n = next(encoder.parameters()).device, references.shape[1]
+    states, mask, pooled = read_trigger(prompts, [with_trigger(c) for c in captions], n, device)
+    if nobody:
+        own_states, own_pooled = prompts(nobody)
+        states, pooled = torch.cat([own_states, states]), torch.cat([own_pooled, pooled])
+        mask = F.pad(mask, (0, 0, len(nobody), 0))  # [B, 77]
+    return encoder(fit_pixels(encoder, data.to_float(references).to(device)), states, mask), mask, pooled
+
+
 class Learner(nn.Module):
     """All that learns: the encoder, the LoRA's matrices (they live in the U-Net), and the heads."""
 
@@ -235,14 +249,8 @@ def train(
         b = d.draw(rng, first=in_layers)  # the layers' queries are about the first picture of each album
         # two prompts name nobody: the LoRA must leave them as they were
         nobody = [] if in_layers else ["", b.captions[1]]
-        k, n = len(nobody), b.references.shape[1]
-        states, mask, pooled = read_trigger(prompts, [with_trigger(c) for c in b.captions[k:]], n, device)
-        if nobody:
-            own_states, own_pooled = prompts(nobody)
-            states, pooled = torch.cat([own_states, states]), torch.cat([own_pooled, pooled])
-            mask = F.pad(mask, (0, 0, k, 0))  # [B, 77]
         references = d.pixels[torch.tensor(b.rows)[:, None], b.references]  # [B, n, 3, S, S]
-        fused = learner.encoder(data.to_float(references).to(device), states, mask)
+        fused, mask, pooled = fuse(learner.encoder, prompts, b.captions[len(nobody) :], references, nobody)
         named = learner.naming_loss(fused, mask, [p.actors[0].character for p in b.pictures])
         if i < naming:
             d.run.update(named, i, named=named)
@@ -250,7 +258,7 @@ def train(
             answers = attention.loss(b.rows, fused, b.weight)
             d.run.update(answers + 0.1 * named, i, answers=answers, named=named)
         else:
-            in_words = prompts(nobody + [world.caption(p, rng, LOOKS) for p in b.pictures[k:]])
+            in_words = prompts(nobody + [world.caption(p, rng, LOOKS) for p in b.pictures[len(nobody) :]])
             given = (fused, pooled), in_words, d.ids, b.weight
             true, taught = losses(unet, d.schedule, b.x, *given)
             d.run.update(0.25 * true + taught + 0.02 * named, i, true=true, taught=taught, named=named)
@@ -280,7 +288,6 @@ def measure(encoder, vae, prompts, unet, device="cpu", n=128, times=(600, 800, 9
             for name, texts in (("text only", plain), ("all in words", words))
         }
     for k, name in ((1, "1 picture"), (4, "4 pictures")):
-        states, mask, pooled = read_trigger(prompts, [with_trigger(c) for c in plain], k, device)
-        fused = encoder(fit_pixels(encoder, data.to_float(pixels[:, 1 : 1 + k]).to(device)), states, mask)
+        fused, _, pooled = fuse(encoder, prompts, plain, pixels[:, 1 : 1 + k])
         out[name] = losses_at(unet, x, noise, fused, pooled, size, times)
     return out

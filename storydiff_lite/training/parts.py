@@ -7,7 +7,6 @@ come, or else from the packed weights (`Parts.load`): nothing but the part that 
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,8 +18,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from .. import weights
 from ..identity import IDEncoder
-from ..int8 import expanded
-from ..judge import JudgeNet
+from ..judge import StoryJudge
 from ..motion import SemanticMotionPredictor
 from ..prompts import micro_parts
 from . import cards, clip, identity, ip_adapter, judge, motion, unet, vae
@@ -56,7 +54,7 @@ def packed(part, device="cpu") -> nn.Module:
         model = UNet2DConditionModel.from_pretrained(micro / "unet")
     elif part == "clip":
         model = nn.Module()  # the encoders of `clip.Encoders`, without what only their training needs
-        texts = micro_parts()
+        texts = micro_parts(given=("tokenizer", "tokenizer_2"))
         model.text_1, model.text_2 = texts["text_encoder"], texts["text_encoder_2"]
         model.vision = CLIPVisionModelWithProjection.from_pretrained(micro / "image_encoder")
     elif part == "motion":
@@ -64,8 +62,7 @@ def packed(part, device="cpu") -> nn.Module:
     elif part == "identity":
         model = IDEncoder.from_pretrained(weights.path("identity"), local_files_only=True)
     else:
-        model = JudgeNet(**json.loads((weights.path("judge") / "config.json").read_text()))
-        model.load_state_dict(expanded(load_file(weights.path("judge") / "model.safetensors")))
+        model = StoryJudge.load().net
     return model.float().to(device).eval()
 
 

@@ -33,4 +33,4 @@ from .decoder import (
 )
 from .files import GIF_FPS, check_fps, find_ffmpeg, gif_delays, play, player_html, save_video
 from .pipeline import REFINE, TransitionOutput, TransitionPipeline, story_to_video
-from .sampling import WINDOW, interleaved_windows, sample
+from .sampling import WINDOW, Conditions, interleaved_windows, sample

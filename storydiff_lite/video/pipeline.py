@@ -21,7 +21,7 @@ from .checkpoint import Loading
 from .decoder import reading_key_frames
 from .files import save_video
 from .refine import refine as redraw
-from .sampling import WINDOW, sample
+from .sampling import WINDOW, Conditions, sample
 
 
 @dataclass
@@ -150,28 +150,14 @@ class TransitionPipeline(Loading, DiffusionPipeline):
         add_time_ids = None
         if prompt_embeds[1] is not None:
             add_time_ids = z.new_tensor([[size[1], size[0], 0, 0, size[1], size[0]]])
+        conditions = Conditions(prompt_embeds, empty_embeds, add_time_ids, tokens, guidance_scale)
         seeds = (random.Random(f"video/{seed}/{i}").getrandbits(62) for i in range(len(firsts)))
         generators = [torch.Generator().manual_seed(s) for s in seeds]
         noise = torch.stack([torch.randn(known.shape[1:], generator=g) for g in generators]).to(known)
         again = refine_steps if refine and num_frames > 2 else 0
         with self.progress_bar(total=num_inference_steps + again) as bar:
-            x = sample(
-                self.decoder,
-                self.scheduler,
-                known,
-                noise,
-                prompt_embeds,
-                empty_embeds,
-                add_time_ids,
-                tokens,
-                num_inference_steps,
-                guidance_scale,
-                window,
-                seed,
-                bar.update,
-                eta,
-                generators,
-            )
+            how = num_inference_steps, window, seed, bar.update, eta, generators
+            x = sample(self.decoder, self.scheduler, known, noise, conditions, *how)
             x = x[:, :: (frames - 1) // (num_frames - 1)].to(z.dtype)
             if again:
                 how = refine, again, seed, window, bar.update

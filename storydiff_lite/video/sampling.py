@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 import random
+from typing import NamedTuple
 
 import torch
 
@@ -45,18 +46,36 @@ def interleaved_windows(frames, window, rng):
     return [[*members, frames - 1] for members in windows]
 
 
+class Conditions(NamedTuple):
+    """What the decoder reads beside the frames of B videos.
+
+    Parameters
+    ----------
+    prompt_embeds, empty_embeds : (states, pooled)
+        Of the prompts, [B, T, C] and [B, P] or None, and of no text, with B = 1.
+    add_time_ids : Tensor [1, 6], optional
+        SDXL's sizes.
+    tokens : Tensor [B, F, S, D], optional
+        Semantic tokens of every frame.
+    guidance : float
+        1 or less: none, and one pass instead of two.
+    """
+
+    prompt_embeds: tuple
+    empty_embeds: tuple
+    add_time_ids: torch.Tensor | None = None
+    tokens: torch.Tensor | None = None
+    guidance: float = 1.0
+
+
 @torch.no_grad()
 def sample(
     decoder,
     scheduler,
     known,
     noise,
-    prompt_embeds,
-    empty_embeds,
-    add_time_ids=None,
-    tokens=None,
+    conditions,
     steps=12,
-    guidance=1.0,
     window=WINDOW,
     seed=0,
     progress=None,
@@ -73,15 +92,8 @@ def sample(
     known : Tensor [B, F, 4, h, w]
         Latents; only those of the first and the last frame are used.
     noise : Tensor [B, F, 4, h, w]
-    prompt_embeds, empty_embeds : (states, pooled)
-        Of the prompts, [B, T, C] and [B, P] or None, and of no text, with B = 1.
-    add_time_ids : Tensor [1, 6], optional
-        SDXL's sizes.
-    tokens : Tensor [B, F, S, D], optional
-        Semantic tokens of every frame.
+    conditions : Conditions
     steps : int
-    guidance : float
-        1 or less: none, and one pass instead of two.
     window : int
         Frames that go through the U-Net together (`interleaved_windows`).
     seed : int
@@ -103,7 +115,7 @@ def sample(
     scheduler.set_timesteps(steps, device=noise.device)
     b, frames = noise.shape[:2]
     is_key = key_frame_mask(b, frames, noise.device)[:, :, None, None, None] > 0
-    predict = guided(decoder, known, prompt_embeds, empty_embeds, add_time_ids, tokens, guidance)
+    predict = guided(decoder, known, *conditions)
     renews = eta > 0 and {"eta", "variance_noise"} <= inspect.signature(scheduler.step).parameters.keys()
     x, fresh = noise * scheduler.init_noise_sigma, {}
     for t in scheduler.timesteps:
@@ -126,9 +138,7 @@ def sample(
 
 
 def guided(decoder, known, prompt_embeds, empty_embeds, add_time_ids, tokens, scale):
-    """``predict(x, t, at)``: the velocities [B, n, 4, h, w] of the frames ``at``, with guidance; all else is
-    as of `sample`.
-    """
+    """``predict(x, t, at)``: guided velocities [B, n, 4, h, w] of the frames ``at``, under `Conditions`."""
     halves = 2 if scale > 1 else 1  # without text and tokens first, then with both
 
     def both(cond, empty):
