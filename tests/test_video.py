@@ -353,14 +353,10 @@ def test_parts_are_saved_and_loaded_whole(tmp_path, unet):
         decoder, predictor = video.load_parts(tmp_path / variant, unet)
         assert decoder.clean_key_frames == (variant in ("ours", "apart"))
         assert decoder.key_frame_attention == (variant == "ours")
-        assert {k: v.shape for k, v in decoder.state_dict().items()} == {
-            k: v.shape for k, v in net["decoder"].state_dict().items()
-        }
-        for k, v in net["decoder"].state_dict().items():
-            assert torch.allclose(decoder.state_dict()[k].float(), v.float(), atol=2e-3, rtol=2e-3), (
-                variant,
-                k,
-            )
+        loaded, saved = decoder.state_dict(), net["decoder"].state_dict()
+        assert {k: v.shape for k, v in loaded.items()} == {k: v.shape for k, v in saved.items()}
+        for k, v in saved.items():
+            assert torch.allclose(loaded[k].float(), v.float(), atol=2e-3, rtol=2e-3), (variant, k)
         assert (predictor is not None) == decoder.clean_key_frames
 
 
