@@ -49,7 +49,6 @@ def add_lora(net, rank=8):
 def train(
     steps=20000,
     batch=4,
-    size=None,
     seed=0,
     device="cpu",
     clips=320,
@@ -57,23 +56,20 @@ def train(
     rank=8,
     lr=3e-3,
     parts=None,
-    begin=None,
     again=False,
     **run,
 ):
-    """Train the LoRA, and return ``(net, {part: PeftModel}, run)``.
+    """Train the LoRA of the shipped decoder, and return ``(net, {part: PeftModel}, run)``.
 
     Parameters
     ----------
     batch : int
         Clips and passages a step, of each process.
-    size : int, optional
-        Pixels of these; the autoencoder's own by default.
     clips, passages : int
         How many of the training split; all come up equally often.
     rank : int
-    begin : str or Path, optional
-        Folder of the decoder; the shipped one by default.
+    parts : tuple, optional
+        As of `training.video.micro`.
     again : bool
         Begin with the shipped LoRA (of the same ``rank``), which may be of an earlier decoder.
     **run
@@ -81,8 +77,7 @@ def train(
     """
     torch.manual_seed(seed)
     parts = parts or micro(device)
-    size = size or parts[0].config.sample_size
-    begin = begin or weights.path("video")
+    size, begin = parts[0].config.sample_size, weights.path("video")
     folder = run.setdefault("folder", "checkpoints")
     drawn = ((clips, "clips"), (passages, "passages"))
     both = [prepared("train", n, size, folder, device, parts, source) for n, source in drawn if n]
