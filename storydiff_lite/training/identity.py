@@ -61,20 +61,14 @@ def with_trigger(caption: str, trigger_word="img") -> str:
     return caption.replace(species, f"{species} {trigger_word}", 1)
 
 
-def read_trigger(prompts, captions, n, device):
-    """Captions with a trigger word -> (states [B, 77, D], class_tokens_mask [B, 77], pooled [B, P])."""
-    ids, mask = prompts.class_token_ids(captions, n)
-    states, pooled = prompts.encode(ids)
-    return states, mask.to(device), pooled
-
-
 def fuse(encoder, prompts, captions, references, nobody=()):
     """What the U-Net reads of captions and of pictures uint8 [B, n, 3, S, S]: fused states [B, 77, D], where
     the class tokens are, bool [B, 77], and pooled text [B, P].  Prompts that name ``nobody`` come first, and
     stay as they are.
     """
-    device, n = next(encoder.parameters()).device, references.shape[1]
-    states, mask, pooled = read_trigger(prompts, [with_trigger(c) for c in captions], n, device)
+    device = next(encoder.parameters()).device
+    ids, mask = prompts.class_token_ids([with_trigger(c) for c in captions], references.shape[1])
+    (states, pooled), mask = prompts.encode(ids), mask.to(device)
     if nobody:
         own_states, own_pooled = prompts(nobody)
         states, pooled = torch.cat([own_states, states]), torch.cat([own_pooled, pooled])

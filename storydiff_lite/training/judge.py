@@ -8,16 +8,8 @@ import torch.nn.functional as F
 from .. import world
 from ..judge import JudgeNet
 from . import data
+from .clip import truths
 from .common import Run, autocast
-
-
-def truth(samples):
-    """Labels of pictures of one character: {attribute: long [N]}; -100 where it does not show."""
-    rows = [world.labels(s[0]) for s in samples]
-    return {
-        k: torch.tensor([v.index(r[k]) if k in r else -100 for r in rows])
-        for k, v in world.ATTRIBUTES.items()
-    }
 
 
 def spoil(x):
@@ -41,7 +33,7 @@ def spoil(x):
 def measure(net, size, device, n=1000, vae=None):
     """Held-out accuracy of every attribute, on renders or (given a ``vae``) on their reconstructions."""
     samples, pixels = data.pool("heldout", n, size if vae is None else vae.config.sample_size)
-    labels, hits = truth(samples), {k: [] for k in world.ATTRIBUTES}
+    labels, hits = truths(samples), {k: [] for k in world.ATTRIBUTES}
     for i in range(0, n, 64):
         x = data.to_float(pixels[i : i + 64]).to(device)
         if vae is not None:
@@ -63,7 +55,7 @@ def train(steps=1500, batch=64, size=64, seed=0, device="cpu", pictures=16000, *
     facts = {"data": drawn, "batch": batch}
     run = Run("judge", net, steps, lr=2e-3, seed=seed, cooldown=0.6, facts=facts, **run)
     samples, pixels = data.pool("judge", pictures, size, None, run.folder)
-    labels = {k: v.to(device) for k, v in truth(samples).items()}
+    labels = {k: v.to(device) for k, v in truths(samples).items()}
     for i in run.steps():
         pick = torch.randint(len(samples), (batch,))
         with autocast(device):
