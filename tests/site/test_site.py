@@ -134,6 +134,26 @@ def test_focus_can_be_seen(site, chromium):
         assert seen > 10
 
 
+def test_terms_lead_to_the_glossary(site, chromium):
+    """Chapter 5: terms are links, each once, that say on hover what the glossary says, and lead to it."""
+    with Visit(chromium) as visit:
+        page = visit.open((site / "notebooks/05-consistent-self-attention.html").as_uri())
+        links = page.locator("a.glossary-link")
+        found = links.evaluate_all("all => all.map(a => [a.innerText, a.getAttribute('href'), a.title])")
+        assert len(found) >= 8 and len({href for _, href, _ in found}) == len(found)
+        assert all(len(title) > 20 and title.endswith((".", ":")) for _, _, title in found)
+        assert links.locator("xpath=ancestor::*[self::h1 or self::h2 or self::h3 or self::pre]").count() == 0
+        text, href, title = found[0]
+        links.first.click()
+        page.locator(":target").wait_for()
+        assert page.url.endswith(href.removeprefix("../"))
+        entry = page.locator(":target")
+        assert entry.inner_text().strip("#").lower() in (text.lower(), text.lower().removesuffix("s"))
+        meaning = entry.locator("xpath=following-sibling::dd[1]").inner_text()
+        assert " ".join(meaning.split()).startswith(title)
+        assert_clean(visit)
+
+
 def look(page, widget):
     """Everything in an interactive figure that a reader can see change."""
     return widget.evaluate(
