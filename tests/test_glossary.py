@@ -92,7 +92,9 @@ def test_what_is_no_running_text_is_left(kind):
 def test_a_link_of_the_text_itself_counts():
     own = nodes.reference("", "words", refuri="glossary.html#term-token")
     assert linked(page(paragraph("Some ", own), paragraph("A token."))) == []
-    assert linked(page(paragraph("A token."), paragraph("Some ", own.deepcopy()))) == [("token", "term-token")]
+    assert linked(page(paragraph("A token."), paragraph("Some ", own.deepcopy()))) == [
+        ("token", "term-token")
+    ]
 
 
 def test_a_glossary_is_read():
@@ -112,5 +114,7 @@ def test_no_two_entries_share_a_name():
     """Two entries with one name, or one with the plural of another, would share a link."""
     text = Path(chapters.ROOT, "book/glossary.md").read_text(encoding="utf-8")
     entries = re.findall(r"^((?:\S.*\n)+) {2}", text.split(":sorted:\n")[1].split("```")[0], re.M)
-    names = [{f.lower() for name in e.splitlines() for f in (name, glossary_links.plural(name))} for e in entries]
+    names = [
+        {f.lower() for name in e.splitlines() for f in (name, glossary_links.plural(name))} for e in entries
+    ]
     assert len(names) > 40 and len(set.union(*names)) == sum(map(len, names))

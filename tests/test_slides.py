@@ -35,6 +35,26 @@ def test_deck_is_of_the_chapter_and_has_no_answer(path):
 
 
 @each_chapter
+def test_deck_has_notes_for_the_speaker(path):
+    """What to ask and what to point at, in sections that are there; no number that a record could change."""
+    notes = slides.speaker_notes()[path.stem[:2]]
+    deck = slides.Deck(chapters.read(path), notes)
+    found = [c for c in deck.cells if c.metadata.slideshow.slide_type == "notes"]
+    headings = {c.source.split("\n")[0].lstrip("# ") for c in deck.cells}
+    assert set(notes) <= headings, "a note for a section that the deck does not have"
+    assert len(found) == len(notes) >= 6 and deck.title in notes
+    for cell in found:
+        assert cell.source.startswith("**Ask:** ") and "\n\n**Point at:** " in cell.source
+        assert not re.search(r"\d\.\d", cell.source)
+    page = slides.page(deck.notebook())
+    assert page.count('<aside class="notes">') == len(notes)
+
+
+def test_every_chapter_has_notes_and_no_other():
+    assert list(slides.speaker_notes()) == [path.stem[:2] for path in chapters.find([])]
+
+
+@each_chapter
 def test_page_asks_for_nothing_outside(path):
     page = slides.page(slides.Deck(chapters.read(path)).notebook())
     asked = re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=\"([^\"]+)", page)
@@ -64,6 +84,16 @@ def test_code_stands_on_a_slide_only_where_it_is_on_one_screen():
     assert found.count("shown = 1") == 1 and "hidden" not in found and "long" not in found
 
 
+def test_listings_are_as_large_as_a_slide_allows():
+    wide, long = "x" * slides.COLUMNS, "x\n" * (slides.SCREEN - 1) + "x"
+    assert slides.letters("short") == slides.LARGE
+    assert slides.letters(wide) == slides.letters(long) == slides.SMALL
+    assert slides.SMALL < slides.letters("x" * 90) < slides.LARGE
+    code = screen("shown = 1")
+    nb = nbformat.v4.new_notebook(cells=[new_markdown_cell("# A chapter\n\n## The code"), code])
+    assert f"--letters: {slides.LARGE}px" in slides.page(slides.Deck(nb).notebook())
+
+
 def test_pictures_and_short_tables_are_shown():
     picture = new_output("display_data", data={"text/html": FIGURE})
     table = new_output("stream", text="setting  mean\nrate 0   0.2\n")
@@ -82,7 +112,8 @@ def test_exercises_and_what_is_for_reading_are_left_out():
     answer = screen("secret = 1")
     end = new_markdown_cell("```{solution-end}\n```")
     last = new_markdown_cell("## Takeaways\n\n- One.\n- Two.\n")
-    assert deck_of(ask, start, answer, end, last)[1:] == ["## Takeaways\n\n- One.\n- Two."]
+    more = new_markdown_cell("## Appendix: more\n\nFor reading.")
+    assert deck_of(ask, start, answer, end, last, more)[1:] == ["## Takeaways\n\n- One.\n- Two."]
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,10 @@
 
 No cell is marked for it; rules choose what is shown. Each section gives a slide with its heading, how it
 begins and its equations, a slide for each of its pictures and short tables, and, where a heading names the
-code, what of it fits on a screen. A quiz is a slide whose answers unfold. Exercises, and the sections of
-`SKIPPED`, are left out. nbconvert makes the pages; everything that they load lies beside them, so they work
-from a folder, with no network.
+code, what of it fits on a screen. A quiz is a slide whose answers unfold. Exercises, appendices, and the
+sections of `SKIPPED`, are left out. `slides/notes.md` has notes for the speaker, for a section by its
+heading: what to ask, and what to point at. nbconvert makes the pages; everything that they load lies beside
+them, so they work from a folder, with no network.
 """
 
 import argparse
@@ -29,11 +30,13 @@ SUMS = {
     "reveal.css": "68f915a11ebf7203c0446576b7e952ff61c5dd02134a8a226ffaf62ed42136d2",
 }
 #: sections that are for reading, not for showing
-SKIPPED = ("Exercises", "Further reading", "Appendix", "When something is wrong")
+SKIPPED = ("Exercises", "Further reading", "When something is wrong")
 WORDS = 60  # of a section's beginning
 ROWS, COLUMNS = 18, 118  # of a printed table
 CELLS = 10  # lines of a Markdown table
 ITEMS, ITEM = 7, 25  # of a list, and words of each
+WIDTH, HEIGHT = 1080, 590  # pixels that a listing may take of a slide of 1120 x 700
+SMALL, LARGE = 15, 24  # pixels of its letters
 
 HEADING = re.compile(r"^(#{1,3}) (.+)$", re.M)
 EQUATION = re.compile(r"^\$\$.*?\$\$$", re.M | re.S)
@@ -76,11 +79,31 @@ def blocks(text: str) -> list[str]:
     return shown or ["\n".join(f"- {beginning(item, ITEM)}" for item in items[:ITEMS])] * bool(items)
 
 
-class Deck:
-    """The slides of one chapter."""
+def speaker_notes() -> dict[str, dict[str, str]]:
+    """Number of a chapter -> heading of a section -> Markdown of its note."""
+    found = {}
+    for chapter in re.split(r"^# ", (HERE / "notes.md").read_text(encoding="utf-8"), flags=re.M)[1:]:
+        number, rest = chapter.split("\n", 1)
+        pairs = re.findall(r"^## ([^\n]+)\n(.+?)(?=^## |\Z)", rest, re.M | re.S)
+        found[number] = {
+            heading: re.sub(r"^(Ask|Point at):", r"\n**\1:**", text, flags=re.M).strip()
+            for heading, text in pairs
+        }
+    return found
 
-    def __init__(self, nb):
-        self.cells, self.title, self.section = [], "", ""
+
+def letters(listing: str) -> int:
+    """Pixels of a listing's letters: as large as its slide allows."""
+    lines = listing.split("\n")
+    fits = min(WIDTH / 0.61 / max(map(len, lines)), HEIGHT / 1.25 / len(lines))
+    return int(max(SMALL, min(LARGE, fits)))
+
+
+class Deck:
+    """The slides of one chapter; `notes`: heading -> what the speaker reads there."""
+
+    def __init__(self, nb, notes=None):
+        self.cells, self.title, self.section, self.notes = [], "", "", notes or {}
         self.skipping = self.code = self.begun = False
         inside = False  # of an answer
         for cell in nb.cells:
@@ -90,16 +113,21 @@ class Deck:
                 continue
             (self.text if cell.cell_type == "markdown" else self.run)(cell)
 
-    def add(self, text: str, kind: str) -> None:
-        cell = nbformat.v4.new_markdown_cell(text, metadata={"slideshow": {"slide_type": kind}})
+    def add(self, text: str, kind: str, **metadata) -> None:
+        cell = nbformat.v4.new_markdown_cell(text, metadata={"slideshow": {"slide_type": kind}, **metadata})
         cell.id = f"slide-{len(self.cells)}"
         self.cells.append(cell)
+        if kind == "slide" and self.section in self.notes:
+            self.add(self.notes[self.section], "notes")
 
-    def more(self, text: str) -> None:
+    def more(self, text: str, **metadata) -> None:
         """A slide below the section's first one, or that one."""
         level, kind = ("###", "subslide") if self.begun else ("##", "slide")
-        self.add(f"{level} {self.section}\n\n{text}", kind)
+        self.add(f"{level} {self.section}\n\n{text}", kind, **metadata)
         self.begun = True
+
+    def listing(self, language: str, text: str) -> None:
+        self.more(f"```{language}\n{text}\n```", letters=letters(text))
 
     def text(self, cell) -> None:
         quizzes = chapters.extension("quizzes")
@@ -123,7 +151,7 @@ class Deck:
             self.begun = True
             return
         if level == "##" or not self.skipping:
-            self.skipping = heading in SKIPPED
+            self.skipping = heading in SKIPPED or heading.startswith("Appendix")
             self.section, self.code = heading, bool(CODE.search(heading))
         if self.skipping:
             return
@@ -138,14 +166,14 @@ class Deck:
             return
         hidden = FOLDED & set(chapters.tags(cell))
         if self.code and not hidden and cell.source.count("\n") < SCREEN:
-            self.more(f"```python\n{cell.source}\n```")
+            self.listing("python", cell.source)
         for out in cell.get("outputs", []):
             for figure in FIGURE.findall(str(out.get("data", {}).get("text/html", ""))):
                 self.more(" ".join(figure.split()))  # an empty line would end it
         printed = "".join(o.text for o in cell.outputs if o.output_type == "stream").rstrip()
         lines = printed.split("\n")
         if hidden and 1 < len(lines) <= ROWS and max(map(len, lines)) <= COLUMNS:
-            self.more(f"```text\n{printed}\n```")
+            self.listing("text", printed)
 
     def notebook(self):
         nb = nbformat.v4.new_notebook(cells=self.cells)
@@ -179,12 +207,16 @@ def vendor(folder: Path) -> None:
 def contents(decks: dict[str, str]) -> str:
     """The page that lists all decks: file name -> title."""
     items = "\n".join(
-        f'<li><a href="{name}">{name[:2]} {html.escape(title)}</a></li>' for name, title in decks.items()
+        f'<li><a href="{name}">{name[:2]} {html.escape(title)}</a> '
+        f'(<a href="{name}?showNotes=true" aria-label="{name[:2]} {html.escape(title)}, with notes">'
+        "with notes</a>)</li>"
+        for name, title in decks.items()
     )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Slides</title>'
         '<link rel="icon" href="data:,"><link rel="stylesheet" href="vendor/deck.css"></head>\n'
-        f"<body><main><h1>Slides</h1>\n<ul>\n{items}\n</ul></main></body></html>\n"
+        "<body><main><h1>Slides</h1>\n<p>In a deck, S shows and hides the notes for the speaker.</p>\n"
+        f"<ul>\n{items}\n</ul></main></body></html>\n"
     )
 
 
@@ -192,10 +224,10 @@ def make(folder: Path, names: list[str]) -> dict[str, str]:
     """Write the decks beside their place first: a failure leaves what was there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as tmp:
-        into, decks = Path(tmp, "slides"), {}
+        into, decks, notes = Path(tmp, "slides"), {}, speaker_notes()
         vendor(into / "vendor")
         for path in chapters.find(names):
-            deck = Deck(chapters.read(path))
+            deck = Deck(chapters.read(path), notes.get(path.stem[:2]))
             decks[f"{path.stem}.html"] = deck.title
             Path(into, f"{path.stem}.html").write_text(page(deck.notebook()), encoding="utf-8")
         Path(into, "index.html").write_text(contents(decks), encoding="utf-8")

@@ -96,7 +96,9 @@ def search(terms: list[Term]) -> tuple[re.Pattern, list[Term]]:
 def is_running(node: nodes.Node) -> bool:
     """Whether a piece of text is read as text."""
     while node is not None:
-        if isinstance(node, LEFT) or (isinstance(node, nodes.Element) and LEFT_CLASSES & set(node["classes"])):
+        if isinstance(node, LEFT) or (
+            isinstance(node, nodes.Element) and LEFT_CLASSES & set(node["classes"])
+        ):
             return False
         node = node.parent
     return True

@@ -109,7 +109,7 @@ def attention() -> str:
     """One query over four keys: scores, softmax, weighted mean."""
     weights = softmax()
     mean = sum(w * v for w, v in zip(weights, VALUES, strict=True))
-    left, s, step = 112, 30, 82
+    left, s, step = 128, 30, 82
     parts = [text(8, 45, "query [d]", anchor="start", weight=600)]
     rows = (("keys [4, d]", 100), ("scores [4]", 160), ("weights [4]", 220), ("values [4]", 310))
     parts += [text(8, y + 20, said, anchor="start", weight=600) for said, y in rows]
@@ -127,15 +127,15 @@ def attention() -> str:
         text(8, 400, "output [1]", anchor="start", weight=600),
         cell(left + 1.5 * step, 380, s, f"{mean:.2f}", True, 68),
     ]
-    parts += [text(8, 196, "softmax", 15, MUTED, "start"), text(8, 262, "sum is 1", 15, MUTED, "start")]
-    parts += [text(8, 352, "add up", 15, MUTED, "start")]
+    parts += [text(8, 199, "softmax", 15, MUTED, "start"), text(8, 260, "sum is 1", 15, MUTED, "start")]
+    parts += [text(8, 350, "add up", 15, MUTED, "start")]
     alt = (
         "Attention of one query over four keys, from top to bottom. The query is compared with each key; the "
         f"scores are {', '.join(f'{x:g}' for x in SCORES)}. A softmax turns them into weights that sum to 1: "
         f"{', '.join(f'{w:.2f}' for w in weights)}. Each key has a value: {', '.join(map(str, VALUES))}. The "
         f"output is the mean of the values with these weights, {mean:.2f}."
     )
-    return whole(440, 420, alt, parts)
+    return whole(456, 420, alt, parts)
 
 
 FIGURES = {"convolution": convolution, "attention": attention}

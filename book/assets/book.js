@@ -64,6 +64,31 @@
     });
   }
 
+  // A figure with small print is too small on a phone: a button shows it in its own size, to be scrolled.
+  function enlargeFigures() {
+    if (!window.matchMedia("(max-width: 575px)").matches) return;
+    document.querySelectorAll(".bd-article figure img").forEach(function (img) {
+      var own = Number(img.getAttribute("width")) || img.naturalWidth;
+      if (own < 1.25 * img.clientWidth || img.closest("a, .figure-scroller")) return;
+      var box = document.createElement("div");
+      box.className = "figure-scroller";
+      img.replaceWith(box);
+      box.append(img);
+      var button = document.createElement("button");
+      button.type = "button";
+      button.className = "figure-enlarge";
+      button.textContent = "Enlarge the figure";
+      button.setAttribute("aria-pressed", "false");
+      button.addEventListener("click", function () {
+        var large = box.classList.toggle("enlarged");
+        button.setAttribute("aria-pressed", String(large));
+        box.tabIndex = large ? 0 : -1;
+      });
+      box.after(button);
+    });
+  }
+
+  window.addEventListener("load", enlargeFigures);
   document.addEventListener("DOMContentLoaded", function () {
     nameThemeButtons();
     nameFolds();

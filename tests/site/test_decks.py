@@ -53,9 +53,29 @@ def test_every_slide_fits(decks, chromium, deck):
         assert len(found) > 20 and [f for f in found if f] == []
 
 
+def test_notes_stand_beside_the_slide(decks, chromium):
+    """S shows and hides them; the list of decks also opens a deck with them."""
+    with browser.Visit(chromium) as visit:
+        page = visit.open((decks / DECK).as_uri())
+        notes = page.locator(".speaker-notes")
+        assert not notes.is_visible()
+        page.keyboard.press("s")
+        assert "Ask:" in notes.inner_text() and "Point at:" in notes.inner_text()
+        page.keyboard.press("s")
+        assert not notes.is_visible()
+        page = visit.open((decks / "index.html").as_uri())
+        page.get_by_role("link", name="05 Consistent self-attention, with notes").click()
+        page.locator("section.present h1").wait_for()
+        before = notes.inner_text()
+        page.keyboard.press("ArrowRight")
+        page.locator("section.present h2", has_text="The idea in a picture").wait_for()
+        assert notes.is_visible() and "Point at:" in before and notes.inner_text() != before
+        assert (visit.outside, visit.failed, visit.errors) == ([], [], [])
+
+
 def test_list_of_decks_leads_to_them(decks, chromium):
     with browser.Visit(chromium) as visit:
         page = visit.open((decks / "index.html").as_uri())
-        page.get_by_role("link", name="05 Consistent self-attention").click()
+        page.get_by_role("link", name="05 Consistent self-attention", exact=True).click()
         page.locator("section.present h1").wait_for()
         assert (visit.outside, visit.failed, visit.errors) == ([], [], [])

@@ -134,6 +134,50 @@ def test_focus_can_be_seen(site, chromium):
         assert seen > 10
 
 
+def test_no_equation_is_cut(site, chromium, path):
+    """On a screen of 1280 pixels; on a phone an equation scrolls in its own box."""
+    with Visit(chromium, width=1280) as visit:
+        page = visit.open((site / path).as_uri())
+        cut = page.evaluate(
+            """() => [...document.querySelectorAll('mjx-container[display="true"]')]
+                 .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 1)
+                 .map(e => e.closest('.math').id + ' ' + e.textContent.slice(0, 40))"""
+        )
+        assert cut == []
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)], ids=["wide", "phone"])
+def test_first_screen_says_what_and_where_to_begin(site, chromium, width, height):
+    """Front page: what it is, the first picture and the first click, without scrolling."""
+    with Visit(chromium, width=width, height=height) as visit:
+        page = visit.open((site / "book/intro.html").as_uri())
+        article = page.locator("article")
+        first = article.locator("a.first-click").first
+        for part in (article.locator("h1"), article.locator("p").first, article.locator("img").first, first):
+            box = part.bounding_box()
+            assert box["y"] >= 0 and box["y"] + box["height"] <= height, part.evaluate("e => e.outerHTML")[
+                :80
+            ]
+        first.click()
+        assert page.url.endswith(CHAPTER)
+        assert_clean(visit)
+
+
+def test_figures_can_be_enlarged_on_a_phone(site, chromium):
+    """By keyboard: a figure with small print in its own size, scrolled inside its own box, and back."""
+    with Visit(chromium, width=390) as visit:
+        page = visit.open((site / "notebooks/05-consistent-self-attention.html").as_uri())
+        button = page.get_by_role("button", name="Enlarge the figure").first
+        picture = button.locator("xpath=preceding-sibling::div[1]/img")
+        small = picture.bounding_box()["width"]
+        button.press("Enter")
+        assert picture.bounding_box()["width"] == int(picture.get_attribute("width")) > 1.2 * small
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+        button.press("Enter")
+        assert picture.bounding_box()["width"] == small
+        assert_clean(visit)
+
+
 def test_terms_lead_to_the_glossary(site, chromium):
     """Chapter 5: terms are links, each once, that say on hover what the glossary says, and lead to it."""
     with Visit(chromium) as visit:
