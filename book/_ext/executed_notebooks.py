@@ -49,7 +49,7 @@ HEADING = re.compile(r"^#{1,3} (.+)$", re.M)
 LABEL = re.compile(r"^\(([\w-]+)\)=\n+#{1,3} (.+)$", re.M)
 CONTINUES = (
     "The code of this page is the last part of the notebook of chapter [{number}]({chapter}), and goes on "
-    "from what that chapter has computed. It is folded."
+    "from what that chapter has computed."
 )
 
 

@@ -30,6 +30,14 @@
     });
   }
 
+  // The fold of a chapter with pages below it shows an arrow alone.
+  function nameChapterFolds() {
+    document.querySelectorAll("nav li.has-children > details > summary").forEach(function (s) {
+      var link = s.closest("li").querySelector("a");
+      s.setAttribute("aria-label", "Pages below " + link.textContent.trim());
+    });
+  }
+
   // docutils calls a bibliography a list, but its entries are no list items.
   function mendBibliography() {
     document.querySelectorAll(".citation-list[role=list]").forEach(function (list) {
@@ -92,6 +100,7 @@
   document.addEventListener("DOMContentLoaded", function () {
     nameThemeButtons();
     nameFolds();
+    nameChapterFolds();
     mendBibliography();
     bridgeMathJax();
     document.querySelectorAll(".cell_output").forEach(function (output) {
