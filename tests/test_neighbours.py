@@ -540,6 +540,18 @@ def test_one_prompt_holds_all_frames_and_panels_differ_by_the_weights_alone(tiny
     assert drawn(tiny_pipe, encoder=partial(neighbours.OnePrompt, ipca=True), consistency=0).isfinite().all()
 
 
+def test_frames_that_are_reweighted_by_nothing_are_one_prompt_alone(tiny_pipe, monkeypatch):
+    from storydiff_lite.neighbours import one_prompt
+
+    for name in ("LOUDER", "SILENT"):
+        monkeypatch.setattr(one_prompt, name, (0, 1))
+    nothing, alone = (
+        drawn(tiny_pipe, encoder=partial(neighbours.OnePrompt, svr=svr), consistency=0)
+        for svr in (True, False)
+    )
+    assert near(nothing, alone)
+
+
 def test_a_pipeline_that_reads_prompts_otherwise_has_another_fingerprint(tiny_pipe):
     from storydiff_lite.tell.fingerprint import pipeline_print
 

@@ -273,6 +273,6 @@ EXPERIMENT = Experiment(
     opened=opened,
     kinds=KINDS,
     weights=(*PANELS, "judge"),
-    stories=24,
+    stories=100,
     golden=("StyleAligned", "ConsiStory: noun, dropout", "subject picks, 0.16", "named once, carried"),
 )
