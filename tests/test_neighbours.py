@@ -614,27 +614,6 @@ def test_lists_are_those_of_the_gather_when_everything_may_be_read():
     assert torch.equal(torch.stack(plan.lists("layer", 9, 2)), reading_lists(whole, 9).flatten(0, 2))
 
 
-def test_a_record_is_made_of_every_setting(monkeypatch, tmp_path):
-    """With a measure that draws nothing: each setting once, the seconds of a story among its numbers."""
-    asked = []
-
-    def rows_of(setting, seeds):
-        asked.append(setting)
-        return [
-            {"seed": i, "seconds": 2.0 - i} | {k: {"mean": i / 2} for k in experiment.KINDS} for i in seeds
-        ]
-
-    rows_of.pipe = None
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(experiment, "opened", lambda device: rows_of)
-    monkeypatch.setattr(experiment, "masks", lambda pipe, pictures: {"pictures": pictures})
-    record = experiment.run(2)
-    settings = experiment.neighbours_settings()
-    assert asked == list(settings.values()) and record["rows"].keys() == settings.keys()
-    assert all(s["seconds"] == 1.0 and s["agreement"][0] == 0.25 for s in record["summary"].values())
-    assert record["masks"] == {"pictures": 4} and record["stories"] == 2
-
-
 # ------------------------------------------------------------------------------------------ the record
 def test_the_record_holds_whole_stories_and_its_summaries_follow_from_them():
     """It may hold fewer settings and stories than a whole run has; the chapter says which are missing."""
