@@ -324,10 +324,10 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         height, width = self.picture_size(settings.height, settings.width)
         f = len(stories[0])
         self_attention_layers(self.unet, settings.layers)  # an error now, if there are none
-        inputs.check(self.scheduler, self._callback_tensor_inputs)
         subject = settings.picks == "subject" and 0 < settings.consistency < 1  # else all or nothing is read
         if subject:
             self._check_subject_picks(inputs.resume)
+        inputs.check(self.scheduler, self._callback_tensor_inputs)
         reader = IdentityReader(self.id_encoder, self.prompts, self.feature_extractor, self.trigger_word)
         id_images = [reader.pictures(images) for images in id_images]  # per story: list of pictures, or None
         if any(id_images):
