@@ -124,6 +124,7 @@ chromium:
 bench: $(DEV) chromium ## seconds a panel, what consistency costs, the page that draws beside Python, training (minutes)
 	$(PY) benchmarks/bench.py $(ARGS)
 	$(PY) benchmarks/bench_attention.py $(ATTENTION_ARGS)
+	$(PY) benchmarks/bench_picks.py $(PICKS_ARGS)
 	$(PY) benchmarks/bench_page.py $(PAGE_ARGS)
 	$(PY) benchmarks/bench_training.py $(TRAINING_ARGS)
 

@@ -118,7 +118,7 @@ class AttentionRecorder:
         self.layers = [n.removesuffix(".attn1.processor") for n in names]
         modules = {n: unet.get_submodule(f"{n}.attn1") for n in self.layers}
         self._heads = {n: self._which(n, m.heads) for n, m in modules.items()}
-        self.panels, self.prompts = len(stories[0]), [p.prompt for p in stories[0]]
+        self.panels, self.prompts = len(stories[0]), [p.full_prompt for p in stories[0]]
         if self.cross:
             self._read_prompts(tokenizer)
         self._plan = plan

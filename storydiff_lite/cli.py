@@ -168,6 +168,7 @@ def _check(args):
         _print(f"[{name}] {description}" + ("   (in no panel)" if name in story.missing else ""))
     for number, panel in enumerate(story.panels, 1):
         names = ", ".join(panel.characters) or ("nobody" if panel.no_character else "")
+        names = " is ".join(panel.carried) if panel.carried else names
         _print(f"{number:3}. {panel.prompt}" + (f"   ({names})" if names else ""))
         if panel.text != panel.prompt:
             _print(f"     # {panel.text}".rstrip())

@@ -17,9 +17,10 @@ from .denoising import Conditioning, begin, denoise, initial_noise
 from .identity import IdentityPrompt, IdentityReader
 from .inputs import CallInputs
 from .int8 import round_weights
+from .neighbours import Carried, Carrying, SubjectPicks, between_ends, watched_layers
 from .portable import PortablePicks
 from .portable import initial_noise as portable_noise
-from .prompts import PromptEncoder, micro_parts
+from .prompts import PromptEncoder, has_trigger, micro_parts
 from .schedule import AttentionPlan, self_attention_layers
 from .sdxl.advice import advises
 from .sdxl.loading import Loading
@@ -141,6 +142,7 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         consistency=0.5,
         window=None,
         long_story="passes",
+        picks="random",
         start_merge_step=None,
         num_inference_steps=None,
         guidance_scale=5.0,
@@ -322,6 +324,9 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         height, width = self.picture_size(settings.height, settings.width)
         f = len(stories[0])
         self_attention_layers(self.unet, settings.layers)  # an error now, if there are none
+        subject = settings.picks == "subject" and 0 < settings.consistency < 1  # else all or nothing is read
+        if subject:
+            self._check_subject_picks(inputs.resume)
         inputs.check(self.scheduler, self._callback_tensor_inputs)
         reader = IdentityReader(self.id_encoder, self.prompts, self.feature_extractor, self.trigger_word)
         id_images = [reader.pictures(images) for images in id_images]  # per story: list of pictures, or None
@@ -339,6 +344,7 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         through = passes(f, window, settings.long_story, sharing=consistency > 0)
         identity_prompts = []  # for each panel: what it reads once the identity comes in, or None
         for story, images in zip(stories, id_images, strict=True):
+            self._check_carried(story, images)
             identity_prompts += reader.read_story(story, images)
         # a long story's prompts are encoded pass by pass: all at once would need memory by its length
         lazy = len(through) > 1 and not any(identity_prompts) and not getattr(self, "_all_hooks", [])
@@ -359,7 +365,11 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         in_layers = window if len(through) == 1 else None  # with several passes, these are the windows
         if consistency > 0 and any(panel.characters for panel in panels):
             cast.check(may_read, through, in_layers)
-        plan = self.attention_plan(may_read, consistency, seeds, settings.schedule, in_layers)
+        kind = self.attention_plan
+        if subject:
+            words, later = (w.view(len(stories), f, -1) for w in self._words(panels, identity_prompts))
+            kind = functools.partial(SubjectPicks, words=words, later=(merge, later), aspect=height / width)
+        plan = kind(may_read, consistency, seeds, settings.schedule, in_layers)
         if portable:
             plan.draw = PortablePicks(self_attention_layers(self.unet, "all"))
         self._num_timesteps = len(timesteps)
@@ -407,14 +417,55 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
             dtype=self.text_encoder_2.dtype,
             text_encoder_projection_dim=self.text_encoder_2.config.projection_dim,
         )
+        encoder, prompts = self.prompts, [_prompt(panel) for panel in panels]
+        if any(panel.carried for panel in panels):
+            encoder = Carrying(encoder)
         return Conditioning.of(
-            self.prompts,
-            [panel.prompt for panel in panels],
+            encoder,
+            prompts,
             own if self.do_classifier_free_guidance else None,
             identity_prompts,
             add_time_ids.to(self._execution_device),  # [1, 6]
             lazy,
         )
+
+    def _words(self, panels, identity_prompts):
+        """Which tokens of B panels' prompts are words, bool [B, 77]: before an identity is read, and then."""
+        end, trigger = self.tokenizer.eos_token_id, self.trigger_word
+        words = between_ends(self.prompts.ids([panel.full_prompt for panel in panels])[:, 0], end)
+        later = words.clone()
+        for j, prompt in enumerate(identity_prompts):
+            if prompt is None:
+                continue
+            pictures, text = int(prompt.class_tokens_mask.sum()), [panels[j].prompt]
+            words[j] = between_ends(self.prompts.text_only_ids(text, trigger)[:, 0], end)[0]
+            ids, _ = self.prompts.class_token_ids(text, pictures, trigger)
+            later[j] = between_ends(ids[:, 0], end)[0]
+        return words, later
+
+    def _check_subject_picks(self, resume):
+        """Raise ValueError where picks='subject' cannot be drawn."""
+        watched_layers(self.unet)
+        if resume is not None:
+            raise ValueError(
+                "resume does not go with picks='subject': where the subject is was found in the steps before "
+                "and is not kept. Draw the story from the start, or with picks='random'."
+            )
+        if self.attention_plan is not AttentionPlan:
+            raise ValueError(
+                f"picks='subject' is the plan of StoryDiffusion, and this pipeline draws with another one, "
+                f"{self.attention_plan}. Leave one of them out."
+            )
+
+    def _check_carried(self, story, images):
+        """Raise ValueError where a phrase that is carried names somebody of whom there are pictures."""
+        for number, panel in enumerate(story, 1):
+            if images and panel.carried and has_trigger(panel.carried[1], self.trigger_word):
+                raise ValueError(
+                    f"Panel {number} stands for {panel.carried[1]!r}, and pictures of a person cannot be "
+                    f"carried as text. Write it out: {panel.full_prompt!r}; or give the person a name: "
+                    f"'[Name] {panel.carried[1]}' before the story."
+                )
 
     def _check_numbers(self, x, names, part):
         """Raise `NotANumberError` unless all numbers of x [B, ...] are finite; one look at all of them."""
@@ -483,6 +534,11 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
                 )
             sizes.append(size)
         return sizes
+
+
+def _prompt(panel):
+    """What is read for a panel: its prompt, with the phrase that its beginning stands for."""
+    return Carried(panel.prompt, *panel.carried) if panel.carried else panel.prompt
 
 
 def _negatives(prompt, panels):

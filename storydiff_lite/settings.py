@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, fields
 DTYPES = ("float32", "float16", "bfloat16")
 #: how panels beyond the window are reached; in which steps panels read each other, by name
 LONG_STORIES, SCHEDULES = ("passes", "attention", "bank"), ("always", "released")
+#: which tokens of a panel the others read: any at random, or those where the words of its prompt are
+PICKS = ("random", "subject")
 #: what draws random numbers, beside torch's generator
 GENERATORS = ("portable",)
 #: solvers of order 2 and more, by their class names in diffusers
@@ -75,6 +77,11 @@ class StorySettings:
         How panels beyond the window are reached (`windows.passes`): overlapping windows over whole
         passes, averaged; sliding windows inside each layer (Algorithm 1, whose memory still grows with
         the story); or a bank, written by the first ``window`` panels and read by the others.
+    picks : {"random", "subject"}
+        Which of a panel's tokens the others read: any, as in the paper, or first those where the words of
+        its prompt are (`neighbours.picks`), found in earlier steps of the same run; in the first step any.
+        ``"subject"`` goes with windows, banks, a cast and pictures of people; not with
+        ``generator="portable"``, nor with ``resume``.
     start_merge_step : int or float, optional
         Delayed conditioning, as released: the steps up to and including this one (counted from 0) read
         the text alone, the later ones the identity too; -1: all read the identity.  A float from 0.0 to
@@ -124,6 +131,9 @@ class StorySettings:
     )
     window: int | None = _setting(None, 1, help="panels that are drawn together", metavar="PANELS")
     long_story: str = _setting("passes", help="beyond the window", choices=LONG_STORIES)
+    picks: str = _setting(
+        "random", help="which tokens they read: any, or where the prompt's words are", choices=PICKS
+    )
     start_merge_step: float | int | None = _setting(
         None, help="share of steps by text alone", metavar="SHARE"
     )
@@ -157,6 +167,13 @@ class StorySettings:
         if self.long_story not in LONG_STORIES:
             raise ValueError(
                 f"long_story is {self.long_story!r}; it must be 'passes', 'attention' or 'bank'."
+            )
+        if self.picks not in PICKS:
+            raise ValueError(f"picks is {self.picks!r}; it must be 'random' or 'subject'.")
+        if self.picks == "subject" and self.generator is not None:
+            raise ValueError(
+                "picks='subject' does not go with generator='portable', whose picks are those of the page: "
+                "at random. Leave one of them out."
             )
         start = self.start_merge_step
         if isinstance(start, numbers.Real) and not isinstance(start, (bool, numbers.Integral)):

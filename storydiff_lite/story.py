@@ -13,6 +13,8 @@ shows nobody. What stands before ``#`` is drawn, what stands after it is printed
 printed where nothing stands after it. ``【Name】`` and ``＃``, of an East Asian keyboard, are read as
 ``[Name]`` and ``#``.
 
+A panel may begin with "the bear", "he", "she" or "it" for somebody who was named before (`mentions`).
+
 A story need not have a cast; then the panels are prompts, as they are. A paragraph (lines without ``#``, of
 which at least one holds the end of a sentence and the beginning of another) becomes one panel a sentence, and
 the sentences its captions.
@@ -23,7 +25,10 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
+import warnings
 from dataclasses import dataclass, field
+
+from .mentions import Mentions
 
 NC = "[NC]"
 
@@ -61,6 +66,9 @@ class Panel:
     characters : tuple of str
         Names of those who are in it. Where a panel of the story has any, panels read only panels that show
         nobody but theirs (`cast.may_read`).
+    carried : (str, str), optional
+        What the prompt begins with, and the phrase of an earlier panel that is read there instead: ``("a
+        bear", "a grey bear in a red outfit")``, see `mentions` and `neighbours.carried`.
     """
 
     prompt: str
@@ -68,6 +76,7 @@ class Panel:
     negative_prompt: str | None = None
     no_character: bool = False
     characters: tuple[str, ...] = ()
+    carried: tuple[str, str] | None = None
 
     def __post_init__(self):
         if not isinstance(self.prompt, str):
@@ -78,6 +87,16 @@ class Panel:
             raise TypeError(f"The characters of a panel are a tuple of names, not {self.characters!r}.")
         if self.characters and self.no_character:
             raise ValueError("A panel with [NC] shows nobody, so it cannot name characters.")
+        if self.carried and not self.prompt.startswith(self.carried[0]):
+            raise ValueError(
+                f"The prompt {self.prompt!r} of a panel must begin with what the carried phrase stands for, "
+                f"{self.carried[0]!r}."
+            )
+
+    @property
+    def full_prompt(self):
+        """The prompt with the carried phrase written out; the prompt itself where there is none."""
+        return self.carried[1] + self.prompt[len(self.carried[0]) :] if self.carried else self.prompt
 
     @property
     def text(self):
@@ -323,6 +342,7 @@ class _Reader:
             self.lines.append((start, self.marks[start : end.start() if end else None]))
             start = end and end.end()
         self.cast, self.declared, self.written = {}, {}, []
+        self.mentions = Mentions(self.cast, _name)
 
     def error(self, what, offset):
         line = max(i for i, (start, _) in enumerate(self.lines) if start <= offset)
@@ -434,31 +454,35 @@ class _Reader:
                 f"[NC] says that nobody is in this panel, and [{names[0]}] is. Drop one of them.",
                 begin + first,
             )
-        if self.cast and not names and not no_character:
+        whole = _spaced(prompt[skip:])
+        if no_character and (m := _AFTER_NC.match(whole)):
+            whole = whole[m.end() :]
+        drawn = whole.rstrip(" .!?…。！？") if sentence else whole
+        resolved = self.mentions.read(drawn, bool(no_character))
+        for unclear in resolved.unclear:
+            warnings.warn(str(self.error(unclear, begin + first)), stacklevel=6)
+        if self.cast and not resolved.names and not no_character:
             raise self.error(
                 f"this panel names nobody of the cast ({', '.join(f'[{n}]' for n in self.cast)}). Say who is "
                 "in it, or begin it with [NC].",
                 begin + first,
             )
-        whole = _spaced(prompt[skip:])
-        if no_character and (m := _AFTER_NC.match(whole)):
-            whole = whole[m.end() :]
-        drawn = whole.rstrip(" .!?…。！？") if sentence else whole
         if not drawn:
             raise self.error("a panel of the story is empty: say what it shows.", begin + first)
         caption = None
         if mark:
             caption = " ".join(self.text[begin + len(prompt) + 1 : end].split())
-        elif sentence or names or no_character:  # as it was written, without brackets
-            caption = whole
+        elif sentence or names or no_character or resolved.text != drawn:
+            caption = whole  # as it was written, without brackets
         self.written.append(
             (NC + " ") * bool(no_character) + drawn + ("" if caption is None else f" # {caption}".rstrip())
         )
         return Panel(
-            _BRACKETS.sub(lambda m: self.cast[_name(m[1])], drawn),
+            _BRACKETS.sub(lambda m: self.cast[_name(m[1])], resolved.text),
             caption and self._without_brackets(caption),
             no_character=bool(no_character),
-            characters=tuple(names),
+            characters=resolved.names,
+            carried=resolved.carried,
         )
 
     def _without_brackets(self, caption):

@@ -106,3 +106,85 @@ def test_the_record_holds_both_sizes_and_was_counted_with_these_formulas():
         assert (r["attention_flops"], r["projection_flops"]) == bench.flops(r["form"], *size)
         assert r["peak_bytes"] == pytest.approx(r["peak_bytes_by_shapes"], rel=0.1)
         assert r["difference_to_mask"] < 1e-4
+
+
+# ------------------------------------------------------------------------------------------ picks
+@pytest.fixture(scope="module")
+def picks():
+    import sys
+
+    sys.modules.setdefault("bench_attention", bench)
+    spec = importlib.util.spec_from_file_location("bench_picks", FILE.with_name("bench_picks.py"))
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def test_sizes_of_the_picks_are_sdxls_layers_of_the_up_blocks(picks):
+    from diffusers import UNet2DConditionModel
+
+    from storydiff_lite.neighbours import watched_layers
+    from storydiff_lite.schedule import self_attention_layers
+    from storydiff_lite.sdxl import shapes
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**shapes.UNET)
+    names, watched = self_attention_layers(unet, "up"), watched_layers(unet)
+    for size, block in zip(picks.SDXL, ("up_blocks.0.", "up_blocks.1."), strict=True):
+        here = [n for n in names if n.startswith(block)]
+        assert size.layers == len(here)
+        assert size.watched == sum(n.startswith(block) for n in watched)
+        attn = unet.get_submodule(here[0].removesuffix(".processor"))
+        assert (size.width, size.heads) == (attn.to_q.in_features, attn.heads)
+        assert size.tokens == (shapes.UNET["sample_size"] // (4 if block == "up_blocks.0." else 2)) ** 2
+
+
+def test_subject_picks_of_the_bench_lie_in_its_subject_and_cost_as_many_tokens(picks):
+    plan = picks.subject_plan(3, 0.1)
+    inside, read = plan.subject(1024), plan.picks("layer", 1024)
+    assert 0.1 < inside.float().mean() < 0.2 and read.shape == (1, 3, round(0.1 * 1024))
+    assert inside.gather(2, read).all()
+
+
+def test_forms_of_the_picks(picks):
+    size = picks.Size(64, 32, 2, 30, 10)
+    with torch.no_grad():
+        got = {n: run() for n, run in picks.forms(size, 3, 0.25, 2, "cpu", torch.float32).items()}
+        everything = picks.forms(size, 3, 1.0, 2, "cpu", torch.float32)["subject"]()
+    assert torch.allclose(everything, got["rate 1"], atol=1e-6)
+    assert got["looking"].shape == (3, picks.GRID**2)
+    shown = [got[n] for n in picks.FORMS]
+    assert not any(torch.allclose(a, b, atol=1e-6) for a, b in zip(shown, shown[1:], strict=False))
+
+
+def test_what_the_whole_of_the_layers_costs(picks):
+    rows = [
+        {"form": f, "seconds": s, "flops": 10, "peak_bytes": s, "layers": n, "watched": w}
+        for n, w in ((3, 2), (1, 0))
+        for f, s in (("plain", 1), ("rate 1", 8), ("random", 2), ("subject", 3))
+    ]
+    rows.append({"form": "looking", "seconds": 5, "watched": 2})
+    total = picks.whole(rows)
+    assert {n: r["seconds"] for n, r in total.items()} == {
+        "plain": 4,
+        "rate 1": 32,
+        "random": 8,
+        "subject": 22,
+    }
+    assert {r["flops"] for r in total.values()} == {40} and total["rate 1"]["peak_bytes"] == 8
+
+
+def test_the_bench_of_picks_runs_and_keeps_what_it_measured(picks, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(picks, "RESULT", tmp_path / "bench_picks.json")
+    monkeypatch.setattr(picks, "SDXL", [picks.Size(64, 32, 2, 30, 10), picks.Size(256, 16, 2, 6)])
+    picks.main(["--rounds", "1", "--device", "cpu", "--save"])
+    record = json.loads((tmp_path / "bench_picks.json").read_text())
+    assert [r["form"] for r in record["rows"]] == [*picks.FORMS, "looking", *picks.FORMS]
+    plain, full, random, subject = record["rows"][:4]
+    assert plain["flops"] < random["flops"] == subject["flops"] < full["flops"]
+    assert (
+        random["peak_bytes"] < full["peak_bytes"]
+        and "self-attention of the up-blocks" in capsys.readouterr().out
+    )
+    with pytest.raises(SystemExit):
+        picks.main(["--tiny", "--save"])

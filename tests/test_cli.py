@@ -129,7 +129,7 @@ def test_all_settings_reach_the_pipeline(run):
     asked = "--consistency .25 --layers all --schedule released --window 2 --guidance 1.5 --negative rain "
     asked += (
         "--guidance-rescale .5 --same-noise --start-merge-step .5 --height 40 --width 48 --long-story passes "
-        "--generator portable"
+        "--generator portable --picks random"
     )
     assert run("tell", "story.txt", "--out", "a.png", "--steps", 2, *asked.split())[0] == 0
     settings = read_recipe("a.png")[0].settings
@@ -139,6 +139,7 @@ def test_all_settings_reach_the_pipeline(run):
         "schedule": "released",
         "window": 2,
         "long_story": "passes",
+        "picks": "random",
         "num_inference_steps": 2,
         "guidance_scale": 1.5,
         "guidance_rescale": 0.5,
@@ -157,6 +158,28 @@ def test_check_draws_nothing(run, here):
     assert "[Bruno] a bear" in out and "  1. a bear walking in the forest   (Bruno)" in out
     assert "(nobody)" in out and "# They met." in out
     assert [f.name for f in here.iterdir()] == ["story.txt"]
+
+
+def test_check_says_who_he_is(run, here):
+    Path("free.txt").write_text("a grey bear in a hat reads\nhe sleeps # Good night.\nshe waves")
+    status, out, err = run("check", "free.txt")
+    assert status == 0 and not err
+    assert "  2. a bear sleeps   (a bear is a grey bear in a hat)\n     # Good night." in out
+    Path("free.txt").write_text("[A] a bear\n[B] a cat\n\n[A] reads\n[B] sleeps\nhe waves")
+    status, out, err = run("check", "free.txt")
+    assert status == 0 and "  3. a cat waves   (B)" in out
+    assert err.startswith("storydiff: note: Line 6, column 1 of the story: 'he' may be [A] or [B]")
+
+
+def test_a_story_with_he_is_told_and_told_again(run, here):
+    Path("free.txt").write_text("a grey bear in a hat reads\nhe sleeps # Good night.")
+    Path("plain.txt").write_text("a grey bear in a hat reads\na bear sleeps # Good night.")
+    assert run("tell", "free.txt", "--out", "a.png", "--consistency", 0)[0] == 0
+    assert run("tell", "plain.txt", "--out", "b.png", "--consistency", 0)[0] == 0
+    first, second = (read_recipe(f)[1]["panels"] for f in ("a.png", "b.png"))
+    assert first[0] == second[0] and first[1] != second[1]
+    status, out, _ = run("retell", "a.png", "--out", "c.png")
+    assert status == 0 and "the same pixels in every panel" in out
 
 
 def test_recipe_is_printed(run):
@@ -295,6 +318,21 @@ def test_interrupted_while_drawing_then_goes_on(run, here, monkeypatch, step):
         assert len(calls) == 3 - step  # the steps that were done are not done again
     assert Path("a.png").read_bytes() == Path("whole.png").read_bytes()
     assert leftovers(here) == []
+
+
+def test_with_picks_of_the_subject_a_story_that_stopped_begins_anew(run, here, monkeypatch):
+    """Where the subject is was found in the steps before: they are drawn again, and nothing is refused."""
+    asked = ("tell", "story.txt", "--picks", "subject", "--out")
+    run(*asked, "whole.png")
+    assert read_recipe("whole.png")[0].settings["picks"] == "subject"
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        assert run(*asked, "a.png")[0] == 130
+    with monkeypatch.context() as patch:
+        calls = stop_at(patch, 99)
+        assert run(*asked, "a.png")[0] == 0
+        assert len(calls) == 3
+    assert Path("a.png").read_bytes() == Path("whole.png").read_bytes()
 
 
 @pytest.mark.parametrize("panel", [0, 2])

@@ -5,12 +5,14 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention_processor import AttnProcessor2_0
 
 from storydiff_lite import experiments, neighbours, world
 from storydiff_lite.attention import reading_lists
 from storydiff_lite.experiments import neighbours as experiment
 from storydiff_lite.prompts import PromptEncoder
 from storydiff_lite.schedule import AttentionPlan
+from storydiff_lite.story import Panel, as_panels, read_story
 from storydiff_lite.tokens import load_tokenizer
 
 STORY = ["a bear reads in the forest", "a bear sleeps on the beach", "a bear runs in the snow"]
@@ -247,7 +249,7 @@ def test_a_u_net_has_its_processors_back_and_a_layer_that_is_not_there_is_told(t
     assert all(after[name] is before[name] for name in before)
     with pytest.raises(ValueError, match="'up_blocks.7'"):
         drawn(tiny_pipe, consistory(tiny_pipe, layers="up_blocks.7"))
-    with pytest.raises(ValueError, match="not square"):
+    with pytest.raises(ValueError, match="no whole rows"):
         neighbours.SubjectPlan.among(1, 1.0, words=words(tiny_pipe, story=STORY[:1])).look(
             tiny_pipe.unet.up_blocks[1].attentions[0].transformer_blocks[0].attn2,
             torch.zeros(1, 6, 16),
@@ -293,6 +295,128 @@ def test_subject_picks_run_with_windows_and_with_a_bank(tiny_pipe):
         )
 
 
+# ------------------------------------------------------------------------------------------ picks="subject"
+def test_the_pipeline_draws_what_the_plan_draws(tiny_pipe):
+    """And picks="random", which is the default, what it drew before there was a choice."""
+    call = {"consistency": 0.3}
+    plan = partial(neighbours.SubjectPicks, words=words(tiny_pipe))
+    ours = drawn(tiny_pipe, picks="subject", **call)
+    assert torch.equal(ours, drawn(tiny_pipe, plan, **call))
+    random = drawn(tiny_pipe, AttentionPlan, picks="random", **call)
+    assert torch.equal(random, drawn(tiny_pipe, **call)) and not near(ours, random)
+    before = dict(tiny_pipe.unet.attn_processors)
+    assert type(before["up_blocks.0.attentions.1.transformer_blocks.0.attn2.processor"]) is AttnProcessor2_0
+
+
+@pytest.mark.parametrize("rate", [0, 1])
+def test_where_nothing_or_everything_is_read_no_subject_is_looked_for(tiny_pipe, rate, monkeypatch):
+    monkeypatch.setattr(neighbours.SubjectPicks, "look", None)
+    ours = drawn(tiny_pipe, picks="subject", consistency=rate)
+    assert torch.equal(ours, drawn(tiny_pipe, consistency=rate))
+
+
+def test_masks_come_from_earlier_steps_alone(tiny_pipe, monkeypatch):
+    """In the first step picks are random: after one step both are the same, after two they are not."""
+    kept = []
+
+    def keep(pipe, step, t, tensors):
+        kept.append(tensors["latents"].clone())
+        return {}
+
+    for picks in ("random", "subject"):
+        drawn(tiny_pipe, picks=picks, callback_on_step_end=keep, consistency=0.3)
+    same = [torch.equal(a, b) for a, b in zip(kept[:3], kept[3:], strict=True)]
+    assert same == [True, False, False]
+
+
+@pytest.mark.parametrize("how", ["passes", "bank", "attention"])
+def test_subject_picks_with_windows(tiny_pipe, how):
+    call = {"window": 2, "long_story": how, "consistency": 0.3}
+    ours = drawn(tiny_pipe, picks="subject", **call)
+    assert ours.isfinite().all() and not near(ours, drawn(tiny_pipe, **call))
+
+
+def test_subject_picks_with_a_cast_read_nobody_else(tiny_pipe):
+    """With both in turn, the bear's panels are those of a story in which the cat's read nobody either."""
+    story = "[A] a bear\n[B] a cat\n\n[A] reads\n[B] sleeps\n[A] runs\n[B] waves"
+    alone = story.replace("[B] sleeps", "[NC] a cat sleeps").replace("[B] waves", "[NC] a cat waves")
+    call = {"picks": "subject", "consistency": 0.3}
+    ours, theirs = (drawn(tiny_pipe, story=text, **call) for text in (story, alone))
+    assert near(ours[::2], theirs[::2]) and not near(ours[1::2], theirs[1::2])
+    assert not near(ours[::2], drawn(tiny_pipe, story=story, consistency=0.3)[::2])
+
+
+def test_subject_picks_in_a_picture_that_is_not_square(tiny_pipe):
+    """The map of a wide picture: a subject on the left half is found in the left half of every layer."""
+    call = {"height": 32, "width": 48, "consistency": 0.3}
+    ours = drawn(tiny_pipe, picks="subject", **call)
+    assert ours.shape[2:] == (8, 12) and not near(ours, drawn(tiny_pipe, **call))
+    plan = neighbours.SubjectPlan.among(1, 0.5, words=words(tiny_pipe, story=STORY[:1]), aspect=32 / 48)
+    plan.total = (torch.arange(16) < 8).float().expand(16, 16).reshape(1, 1, -1) + 1
+    for rows, columns in ((8, 12), (4, 6), (16, 24)):
+        found = plan.subject(rows * columns).view(rows, columns)
+        assert torch.equal(found, (torch.arange(columns) < columns // 2).expand(rows, columns))
+
+
+def test_several_stories_draw_what_each_draws_alone(tiny_pipe):
+    call = {"picks": "subject", "consistency": 0.3, "num_inference_steps": 3, "output_type": "latent"}
+    stories = STORY, ["a cat sits", "a cat reads a book in the snow", "a cat waves"]
+    many = tiny_pipe.tell_many(stories, [3, 4], **call)
+    for story, seed, told in zip(stories, (3, 4), many, strict=True):
+        assert near(told.images, tiny_pipe(story, seed=seed, **call).images)
+
+
+def test_a_recorder_sees_what_subject_picks_read(tiny_pipe):
+    from storydiff_lite.attention_maps import AttentionRecorder
+
+    recorder = AttentionRecorder(steps=[0, 2], grid=None)
+    call = {"picks": "subject", "consistency": 0.3}
+    assert torch.equal(drawn(tiny_pipe, recorder=recorder, **call), drawn(tiny_pipe, **call))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ({"picks": "noun"}, "picks is 'noun'; it must be 'random' or 'subject'"),
+        ({"picks": "subject", "generator": "portable"}, "does not go with generator='portable'"),
+        (
+            {"picks": "subject", "resume": (1, torch.zeros(3, 4, 8, 8))},
+            "resume does not go with picks='subject'",
+        ),
+    ],
+)
+def test_what_subject_picks_do_not_go_with_is_told_before_anything_is_drawn(tiny_pipe, call, words):
+    tiny_pipe.unet.forward = None
+    with pytest.raises(ValueError, match=words):
+        tiny_pipe(STORY, **{"consistency": 0.5} | call)
+
+
+def test_another_plan_or_another_kind_of_u_net_is_told(tiny_pipe):
+    with pytest.raises(ValueError, match="draws with another one"):
+        drawn(tiny_pipe, neighbours.StyleAligned, picks="subject", consistency=0.5)
+    with pytest.raises(ValueError, match="it is no U-Net of SDXL's kind"):
+        neighbours.watched_layers(tiny_pipe.unet, neighbours.Where("up_blocks.7"))
+
+
+def test_words_are_found_between_the_ends_also_with_an_identity(tiny_pipe, monkeypatch):
+    """Before the identity is read the trigger word is not there, then the class token is, once a picture."""
+    ids = tiny_pipe.prompts.ids(STORY)[:, 0]
+    assert torch.equal(neighbours.between_ends(ids, tiny_pipe.tokenizer.eos_token_id), words(tiny_pipe))
+    panels = as_panels(["a man img reads", "a bear sleeps on the beach"])
+    prompt = tiny_pipe.encode_identity_prompt("a man img reads", 3)
+    before, later = tiny_pipe._words(panels, [prompt, None])
+    assert before.sum(1).tolist() == [3, 6] and later.sum(1).tolist() == [5, 6]
+    plan = neighbours.SubjectPlan.among(2, 0.5, words=before, later=(2, later))
+    seen = []
+    monkeypatch.setattr(
+        neighbours.subject, "word_share", lambda attn, x, states, words, aspect: seen.append(words) or x
+    )
+    for step in range(4):
+        plan.now = plan.now._replace(step=step)
+        plan.look(None, torch.zeros(2, neighbours.subject.GRID**2), torch.zeros(2, 77, 4))
+    assert [torch.equal(w, later) for w in seen] == [False, False, True, True]
+
+
 # ------------------------------------------------------------------------------------------ text
 PHRASE = "a grey bear in a red outfit"
 
@@ -333,6 +457,61 @@ def test_carrying_reaches_the_picture(tiny_pipe):
     assert tiny_pipe.prompt_encoder is PromptEncoder, "and the pipeline has its own encoder back"
 
 
+TOLD = f"{PHRASE} reads in the forest\nhe sleeps on the beach\na cat waves"
+
+
+def test_a_story_with_he_is_drawn_as_if_the_text_were_carried_by_hand(tiny_pipe):
+    """And in its own panel alone: the first, which says it, is drawn as ever."""
+    by_hand = partial(neighbours.CarriedText, phrases={"a bear": PHRASE})
+    spelled = [f"{PHRASE} reads in the forest", "a bear sleeps on the beach", "a cat waves"]
+    call = {"consistency": 0.5}
+    ours = drawn(tiny_pipe, story=TOLD, **call)
+    assert torch.equal(ours, drawn(tiny_pipe, encoder=by_hand, story=spelled, **call))
+    plain, alone = (drawn(tiny_pipe, story=s, consistency=0) for s in (spelled, TOLD))
+    assert [near(a, b) for a, b in zip(plain, alone, strict=True)] == [True, False, True]
+
+
+def test_in_a_batch_of_stories_each_panel_carries_what_it_says(tiny_pipe):
+    """The same prompt stands for a grey bear in one story, for another in the next, and for itself."""
+    stories = [
+        TOLD,
+        TOLD.replace("grey", "brown"),
+        [Panel("a bear sleeps on the beach"), Panel("a cat"), Panel("a bear waves")],
+    ]
+    call = {"num_inference_steps": 2, "output_type": "latent", "consistency": 0.5}
+    for i, told in enumerate(tiny_pipe.tell_many(stories, [0, 0, 0], **call)):
+        assert near(told.images, tiny_pipe(stories[i], **call).images)
+
+
+@pytest.mark.parametrize("more", [{"guidance_scale": 1}, {"window": 2}, {"window": 1}])
+def test_carried_text_without_guidance_and_with_windows(tiny_pipe, more):
+    """Long stories encode their prompts when a pass needs them; what is carried is the same."""
+    panels = read_story(TOLD)
+    want = drawn(tiny_pipe, story=panels, consistency=0, **more)
+    whole = drawn(tiny_pipe, story=panels, consistency=0, guidance_scale=more.get("guidance_scale", 5.0))
+    assert near(want, whole)
+
+
+def test_a_phrase_that_does_not_fit_is_cut_behind_and_a_warning_says_so(tiny_pipe):
+    carrying = neighbours.Carrying(tiny_pipe.prompts)
+    text = "a bear " + "very " * 70 + "tired"
+    with pytest.warns(UserWarning, match="these words were cut: '.*tired'"):
+        (fitted,) = carrying.fit([neighbours.Carried(text, "a bear", PHRASE)])
+    assert len(tiny_pipe.tokenizer(fitted.full_prompt).input_ids) == 77
+    states, _ = carrying.distinct([fitted])
+    assert states.shape == (1, 77, 32)
+    plain = ["a bear reads", None]
+    assert carrying.fit(plain) == plain
+    assert torch.equal(carrying.distinct(plain)[0], tiny_pipe.prompts.distinct(plain)[0])
+
+
+def test_words_of_a_prompt_that_carries_are_those_of_the_phrase_too(tiny_pipe):
+    panels = read_story(TOLD)
+    found, _ = tiny_pipe._words(panels, [None] * 3)
+    n = [len(tiny_pipe.tokenizer(p.full_prompt).input_ids) - 2 for p in panels]
+    assert found.sum(1).tolist() == n and n[1] > len(tiny_pipe.tokenizer(panels[1].prompt).input_ids) - 2
+
+
 def test_reweighting_changes_singular_values_and_nothing_else():
     x = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(neighbours.reweighted(x, 0, 1), x, atol=1e-5)
@@ -359,6 +538,18 @@ def test_one_prompt_holds_all_frames_and_panels_differ_by_the_weights_alone(tiny
     assert twice.shape == (3, 154, 32) and none.shape == (2, 154, 32)
     assert torch.equal(twice[:, 77:80], twice[:, :3]) and not twice[:, 80:].any()
     assert drawn(tiny_pipe, encoder=partial(neighbours.OnePrompt, ipca=True), consistency=0).isfinite().all()
+
+
+def test_frames_that_are_reweighted_by_nothing_are_one_prompt_alone(tiny_pipe, monkeypatch):
+    from storydiff_lite.neighbours import one_prompt
+
+    for name in ("LOUDER", "SILENT"):
+        monkeypatch.setattr(one_prompt, name, (0, 1))
+    nothing, alone = (
+        drawn(tiny_pipe, encoder=partial(neighbours.OnePrompt, svr=svr), consistency=0)
+        for svr in (True, False)
+    )
+    assert near(nothing, alone)
 
 
 def test_a_pipeline_that_reads_prompts_otherwise_has_another_fingerprint(tiny_pipe):

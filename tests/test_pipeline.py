@@ -569,6 +569,21 @@ PEOPLE = ["a bear img reads in the forest", "a bear img sleeps on the beach", "t
 FACES = [Image.new("RGB", (40, 40), c) for c in ("red", "green", "blue")]
 
 
+def test_picks_of_the_subject_go_with_pictures_of_a_person(known_pipe):
+    call = {"id_images": FACES, "consistency": 0.3, "start_merge_step": 0, "output_type": "latent"}
+    ours = known_pipe(PEOPLE, picks="subject", num_inference_steps=3, **call).images
+    assert ours.isfinite().all()
+    assert (ours - known_pipe(PEOPLE, num_inference_steps=3, **call).images).abs().max() > 1e-4
+
+
+def test_pictures_of_a_person_are_not_carried_as_text(known_pipe):
+    story = "a bear img in a hat reads\nhe sleeps"
+    with pytest.raises(ValueError, match="Panel 2 stands for 'a bear img in a hat'.*Write it out"):
+        known_pipe(story, id_images=FACES, **FEW)
+    named = "[Bo] a bear img in a hat\n\n[Bo] reads\nhe sleeps"
+    assert len(known_pipe(named, id_images={"Bo": FACES}, **FEW).images) == 2
+
+
 def test_identity_is_read_and_only_where_it_is_named(known_pipe):
     noise = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     call = {"latents": noise, "consistency": 0, **FEW}

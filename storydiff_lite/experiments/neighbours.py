@@ -259,7 +259,7 @@ def opened(device="cpu"):
     return rows_of
 
 
-def run(stories=100, device="cpu"):
+def run(stories=40, device="cpu"):
     """Every setting of `neighbours_settings`, the same stories and seeds in each; then the masks."""
     rows_of = opened(device)
     record = header("neighbours", stories, 4, steps=STEPS) | EXPERIMENT.fingerprint()
@@ -273,6 +273,6 @@ EXPERIMENT = Experiment(
     opened=opened,
     kinds=KINDS,
     weights=(*PANELS, "judge"),
-    stories=24,
+    stories=40,
     golden=("StyleAligned", "ConsiStory: noun, dropout", "subject picks, 0.16", "named once, carried"),
 )

@@ -9,18 +9,30 @@ and draws through the pipeline as it is:
 
 from contextlib import contextmanager
 
-from .carried import CarriedText
+from .carried import Carried, CarriedText, Carrying
 from .consistory import ConsiStory, dift, matches
 from .one_prompt import OnePrompt, reweighted
 from .picks import SubjectPicks
 from .style_aligned import AdaINAlone, FirstPanel, StyleAligned, adain
-from .subject import NOUN, WORDS, SubjectPlan, Where, otsu, subject_masks, word_places
+from .subject import (
+    NOUN,
+    WORDS,
+    SubjectPlan,
+    Where,
+    between_ends,
+    otsu,
+    subject_masks,
+    watched_layers,
+    word_places,
+)
 
 __all__ = [
     "NOUN",
     "WORDS",
     "AdaINAlone",
+    "Carried",
     "CarriedText",
+    "Carrying",
     "ConsiStory",
     "FirstPanel",
     "OnePrompt",
@@ -29,12 +41,14 @@ __all__ = [
     "SubjectPlan",
     "Where",
     "adain",
+    "between_ends",
     "dift",
     "drawing",
     "matches",
     "otsu",
     "reweighted",
     "subject_masks",
+    "watched_layers",
     "word_places",
 ]
 

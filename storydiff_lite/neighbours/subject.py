@@ -8,6 +8,7 @@ ConsiStory (Tewel et al. 2402.03286) takes the word of the subject alone; `WORDS
 prompt.  What is not a word is the begin token, the end token and the padding.
 """
 
+import math
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -68,6 +69,24 @@ def word_places(tokenizer, prompts, word=None):
     return places
 
 
+def between_ends(ids, end):
+    """Which tokens are words: those between the begin token and the first end token.
+
+    Parameters
+    ----------
+    ids : int Tensor [F, 77]
+    end : int
+        Id of the end token.
+
+    Returns
+    -------
+    bool Tensor [F, 77]
+    """
+    words = (ids == end).cumsum(1) == 0
+    words[:, 0] = False
+    return words
+
+
 def otsu(x):
     """Otsu's threshold of each row: between the two sides, the variance of their means is largest.
 
@@ -94,7 +113,7 @@ def subject_masks(maps, log=False):
     return (rows > otsu(rows)).view(maps.shape)
 
 
-def word_share(attn, x, states, words):
+def word_share(attn, x, states, words, aspect=1.0):
     """How much of each token's cross-attention falls on the words of its prompt, mean over the heads.
 
     Parameters
@@ -106,6 +125,8 @@ def word_share(attn, x, states, words):
     states : Tensor [R, 77, D]
         Of their prompts.
     words : bool Tensor [R, 77]
+    aspect : float
+        Height over width of the picture.
 
     Returns
     -------
@@ -114,8 +135,8 @@ def word_share(attn, x, states, words):
     """
     rows = zip(attn.to_q(x), attn.to_k(states), words.to(x.device), strict=True)
     share = torch.stack([softmax_rows(attn, q, k).mean(0)[:, w].sum(1) for q, k, w in rows])  # [R, N]
-    side = _side(share.shape[1])
-    return F.interpolate(share.view(-1, 1, side, side), (GRID, GRID), mode="bilinear").flatten(1)
+    sides = _sides(share.shape[1], aspect)
+    return F.interpolate(share.view(-1, 1, *sides), (GRID, GRID), mode="bilinear").flatten(1)
 
 
 class SubjectPlan(AttentionPlan):
@@ -128,11 +149,18 @@ class SubjectPlan(AttentionPlan):
     words : bool Tensor [F, 77] or [S, F, 77]
         The tokens to look for, see `word_places`.
     where : Where
+    later : (int, bool Tensor), optional
+        From this step on (0 is the first) other tokens, such as ``words``: once an identity is read, the
+        class token is there several times.
+    aspect : float
+        Height over width of the pictures.
     """
 
-    def __init__(self, *args, words, where=WORDS, **settings):
+    def __init__(self, *args, words, where=WORDS, later=None, aspect=1.0, **settings):
         super().__init__(*args, **settings)
-        self.words, self.where = words.expand(*self.may_read.shape[:2], -1), where
+        self.words, self.where, self.aspect = words.expand(*self.may_read.shape[:2], -1), where, aspect
+        self.later, words = later or (math.inf, words)
+        self.words_later = words.expand_as(self.words)
         self.total = torch.zeros(*self.words.shape[:2], GRID * GRID)  # of the steps that are over
         self.new, self._step, self._masks = torch.zeros_like(self.total), 0, None
 
@@ -143,16 +171,17 @@ class SubjectPlan(AttentionPlan):
             return None
         if self._masks is None:
             self._masks = subject_masks(self.total, self.where.log)
-        held, side = slice(self.now.panels.start, self.now.panels.stop), _side(n)
+        held, sides = slice(self.now.panels.start, self.now.panels.stop), _sides(n, self.aspect)
         masks = self._masks[:, held].float().view(-1, 1, GRID, GRID)
-        return (F.adaptive_avg_pool2d(masks, side) >= 0.5).view(len(self.seeds), -1, n)
+        return (F.adaptive_avg_pool2d(masks, sides) >= 0.5).view(len(self.seeds), -1, n)
 
     def look(self, attn, x, states):
         """Called by the watched layers: x [H S F, N, C], states [H S F, 77, D]; of these the last half."""
         self._next_step()
         held = slice(self.now.panels.start, self.now.panels.stop)
-        words = self.words[:, held].flatten(0, 1)  # [S F, 77]
-        share = word_share(attn, x[-len(words) :], states[-len(words) :], words)
+        words = self.words if self.now.step < self.later else self.words_later
+        words = words[:, held].flatten(0, 1)  # [S F, 77]
+        share = word_share(attn, x[-len(words) :], states[-len(words) :], words, self.aspect)
         self.new[:, held] += share.view(len(self.seeds), -1, GRID * GRID).cpu()
 
     def _next_step(self):
@@ -163,10 +192,7 @@ class SubjectPlan(AttentionPlan):
     @contextmanager
     def installed(self, unet, layers="up"):
         """As of `AttentionPlan`; the watched cross-attention layers look, too."""
-        before, found = dict(unet.attn_processors), self.where.layers.rstrip(".") + "."
-        watched = [n for n in before if n.startswith(found) and n.endswith("attn2.processor")]
-        if not watched:
-            raise ValueError(f"No cross-attention layer of this U-Net is called {self.where.layers!r}.")
+        before, watched = dict(unet.attn_processors), watched_layers(unet, self.where)
         try:
             unet.set_attn_processor(before | {n: _Looking(self, before[n]) for n in watched})
             with super().installed(unet, layers):
@@ -186,10 +212,23 @@ class _Looking:
         return self.plain(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
 
 
-def _side(n):
-    side = round(n**0.5)
-    if side * side != n:
+def watched_layers(unet, where=WORDS):
+    """Names of the cross-attention processors in which a subject is looked for; ValueError if none."""
+    first = where.layers.rstrip(".") + "."
+    watched = [n for n in unet.attn_processors if n.startswith(first) and n.endswith("attn2.processor")]
+    if not watched:
         raise ValueError(
-            f"A layer of {n} tokens is not square: a subject is looked for in square pictures only."
+            f"No cross-attention layer of this U-Net is called {where.layers!r}, where a subject is looked "
+            "for: it is no U-Net of SDXL's kind. Draw with picks='random'."
         )
-    return side
+    return watched
+
+
+def _sides(n, aspect=1.0):
+    """Rows and columns of a layer of n tokens."""
+    rows = max(1, round((n * aspect) ** 0.5))
+    if n % rows or abs(n / rows * aspect - rows) > 0.5:
+        raise ValueError(
+            f"A layer of {n} tokens has no whole rows in a picture {aspect:g} times as high as wide."
+        )
+    return rows, n // rows

@@ -217,8 +217,9 @@ def _latents(recipe, panels, pipe, pictures, folder, bar):
     found = kept_tensors(file, len(panels))
     if found is not None:
         return found["latents"]
-    with_steps = type(pipe.scheduler).__name__ in RESUMABLE
     settings = recipe.story_settings()
+    # what finds the subject in earlier steps cannot go on from latents alone
+    with_steps = type(pipe.scheduler).__name__ in RESUMABLE and settings.picks == "random"
     found = kept_tensors(steps, len(panels)) if with_steps else None
     most = settings.num_inference_steps
     if found is not None and not 0 < int(found.get("step", 0)) <= most:

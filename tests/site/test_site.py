@@ -134,14 +134,8 @@ def test_focus_can_be_seen(site, chromium):
         assert seen > 10
 
 
-#: pages with an equation that is still to be set on two lines
-WIDE_EQUATIONS = {"notebooks/12-the-neighbours.html"}
-
-
 def test_no_equation_is_cut(site, chromium, path):
     """On a screen of 1280 pixels; on a phone an equation scrolls in its own box."""
-    if path in WIDE_EQUATIONS:
-        pytest.xfail("one equation is wider than the page")
     with Visit(chromium, width=1280) as visit:
         page = visit.open((site / path).as_uri())
         cut = page.evaluate(
