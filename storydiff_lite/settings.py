@@ -19,6 +19,8 @@ DTYPES = ("float32", "float16", "bfloat16")
 LONG_STORIES, SCHEDULES = ("passes", "attention", "bank"), ("always", "released")
 #: what draws random numbers, beside torch's generator
 GENERATORS = ("portable",)
+#: what keeps characters of one panel apart
+APART = ("regions", "isolated", "words")
 #: solvers of order 2 and more, by their class names in diffusers
 MULTISTEP = (
     "DEISMultistepScheduler",
@@ -75,6 +77,10 @@ class StorySettings:
         How panels beyond the window are reached (`windows.passes`): overlapping windows over whole
         passes, averaged; sliding windows inside each layer (Algorithm 1, whose memory still grows with
         the story); or a bank, written by the first ``window`` panels and read by the others.
+    apart : {"regions", "isolated", "words"}
+        What keeps the characters of one panel apart, where a panel shows several.  ``"regions"``: each has a
+        part of the panel, and reads its own looks alone in other panels (`regions`); ``"isolated"``: nor do
+        they read each other within the panel; ``"words"``: nothing but the prompt.
     start_merge_step : int or float, optional
         Delayed conditioning, as released: the steps up to and including this one (counted from 0) read
         the text alone, the later ones the identity too; -1: all read the identity.  A float from 0.0 to
@@ -124,6 +130,7 @@ class StorySettings:
     )
     window: int | None = _setting(None, 1, help="panels that are drawn together", metavar="PANELS")
     long_story: str = _setting("passes", help="beyond the window", choices=LONG_STORIES)
+    apart: str = _setting("regions", help="what keeps characters of one panel apart", choices=APART)
     start_merge_step: float | int | None = _setting(
         None, help="share of steps by text alone", metavar="SHARE"
     )
@@ -158,6 +165,8 @@ class StorySettings:
             raise ValueError(
                 f"long_story is {self.long_story!r}; it must be 'passes', 'attention' or 'bank'."
             )
+        if self.apart not in APART:
+            raise ValueError(f"apart is {self.apart!r}; it must be 'regions', 'isolated' or 'words'.")
         start = self.start_merge_step
         if isinstance(start, numbers.Real) and not isinstance(start, (bool, numbers.Integral)):
             check_number(

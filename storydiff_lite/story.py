@@ -8,8 +8,9 @@
     [Bruno] walking and [Mia] waving on the beach   # and of somebody who waited there.
 
 The first lines, up to an empty one, say who is who: ``[Name] description``. In a panel ``[Name]`` stands for
-that description; the panel shows one of the characters, or several. ``[NC]`` at the beginning of a panel: it
-shows nobody. What stands before ``#`` is drawn, what stands after it is printed under the panel; nothing is
+that description; the panel shows one of the characters, or several. These stand side by side as they are
+named, unless a word behind each name says where: ``[Mia] right and [Bruno] left``; with three also ``middle``.
+``[NC]`` at the beginning of a panel: it shows nobody. What stands before ``#`` is drawn, what stands after it is printed under the panel; nothing is
 printed where nothing stands after it. ``【Name】`` and ``＃``, of an East Asian keyboard, are read as
 ``[Name]`` and ``#``.
 
@@ -23,7 +24,10 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
+import warnings
 from dataclasses import dataclass, field
+
+from .places import boxes
 
 NC = "[NC]"
 
@@ -61,6 +65,9 @@ class Panel:
     characters : tuple of str
         Names of those who are in it. Where a panel of the story has any, panels read only panels that show
         nobody but theirs (`cast.may_read`).
+    places : tuple, optional
+        Where each of several characters stands: ``"left"``, ``"middle"``, ``"right"``, or a box; side by side
+        in order of mention by default (`places.boxes`).
     """
 
     prompt: str
@@ -68,6 +75,7 @@ class Panel:
     negative_prompt: str | None = None
     no_character: bool = False
     characters: tuple[str, ...] = ()
+    places: tuple = ()
 
     def __post_init__(self):
         if not isinstance(self.prompt, str):
@@ -78,6 +86,8 @@ class Panel:
             raise TypeError(f"The characters of a panel are a tuple of names, not {self.characters!r}.")
         if self.characters and self.no_character:
             raise ValueError("A panel with [NC] shows nobody, so it cannot name characters.")
+        if self.places:
+            boxes(self.characters, self.places)
 
     @property
     def text(self):
@@ -231,6 +241,8 @@ _DECLARATION = re.compile(rf"[\s{_UNSEEN}]*\[([^\[\]#]*)\]([^\[\]#]*)")  # one n
 _SEPARATORS = re.compile(r"[\s:：=|,，;；>→–—-]+")  # behind a name: "[Mia]: a cat", "[Mia] - a cat"
 _AFTER_NC = re.compile(r"(?:[:：]\s*|[–—-]\s+)+")  # "[NC]: the sea"; but "[NC] -5 degrees"
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
+_PLACE = re.compile(r"(\[[^\[\]]*\])\s+(left|middle|right)\b,?")  # "[Bo] left, waving"
+_OPPOSITE = {"left": "right", "right": "left", "middle": "right"}
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _END = re.compile(r"(?:[.!?…]+[\"'”’»)]*(?=\s+\S))|(?:[。！？]+[」』”]*(?=\s*\S))")
 _ABBREVIATIONS = {"mr", "mrs", "ms", "dr", "st", "prof", "sr", "jr", "vs", "e.g", "i.e"}
@@ -443,7 +455,9 @@ class _Reader:
         whole = _spaced(prompt[skip:])
         if no_character and (m := _AFTER_NC.match(whole)):
             whole = whole[m.end() :]
-        drawn = whole.rstrip(" .!?…。！？") if sentence else whole
+        placed = whole.rstrip(" .!?…。！？") if sentence else whole
+        places = self._places(placed, names, begin + first)
+        whole, drawn = (_PLACE.sub(r"\1", text) if places else text for text in (whole, placed))
         if not drawn:
             raise self.error("a panel of the story is empty: say what it shows.", begin + first)
         caption = None
@@ -452,14 +466,37 @@ class _Reader:
         elif sentence or names or no_character:  # as it was written, without brackets
             caption = whole
         self.written.append(
-            (NC + " ") * bool(no_character) + drawn + ("" if caption is None else f" # {caption}".rstrip())
+            (NC + " ") * bool(no_character) + placed + ("" if caption is None else f" # {caption}".rstrip())
         )
         return Panel(
             _BRACKETS.sub(lambda m: self.cast[_name(m[1])], drawn),
             caption and self._without_brackets(caption),
             no_character=bool(no_character),
             characters=tuple(names),
+            places=places,
         )
+
+    def _places(self, prompt, names, offset):
+        """The words for places behind the names of a panel of several; none unless each name has one."""
+        found = {}
+        for m in _PLACE.finditer(prompt):
+            found.setdefault(_name(m[1][1:-1]), m[2])
+        if len(names) < 2 or not found:
+            return ()
+        if missing := [name for name in names if name not in found]:
+            name, word = next(iter(found.items()))
+            warnings.warn(
+                f"{word!r} behind [{name}] is drawn as a word, for [{missing[0]}] has no place. If it is one, "
+                f"say where everybody stands: '[{missing[0]}] {_OPPOSITE[word]}'.",
+                stacklevel=2,
+            )
+            return ()
+        places = tuple(found[name] for name in names)
+        try:
+            boxes(names, places)
+        except ValueError as error:
+            raise self.error(str(error), offset) from None
+        return places
 
     def _without_brackets(self, caption):
         """A caption in which ``[Name]`` is the name; other brackets are as they were typed."""

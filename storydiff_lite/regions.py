@@ -1,0 +1,165 @@
+"""Regions: who may read whom, token by token, where a panel shows several characters.
+
+Each of them has a part of the panel: by order of mention from left to right, or where the story says.  The
+rule of `cast` then holds for regions as it does for panels:
+
+    C_ir      the characters of region r of panel i: one of those of a panel of several, all of another panel
+    R_ir      = { (j, s) : j != i, C_js not empty, C_js a subset of C_ir }
+    a token of region r of panel i reads    all of its own panel, and the picks of the regions R_ir
+
+so that a character is read wherever it is, beside another too, and both ways.  What no region holds is
+nobody's: it reads its own panel, and no other panel reads it.
+"""
+
+from contextlib import contextmanager
+
+import torch
+
+from . import cast
+from .places import boxes
+
+
+class Regions:
+    """Whose tokens are whose in S stories of F panels, and who reads whom.
+
+    Parameters
+    ----------
+    stories : list of S lists of F Panel
+    aspect : float
+        Width of a picture divided by its height.
+    rule : callable
+        As of `cast.may_read`.
+    isolated : bool
+        Whether characters of one panel do not read each other either.
+    """
+
+    def __init__(self, stories, aspect=1.0, rule=cast.by_character, isolated=False):
+        self.aspect = aspect
+        self.boxes = [[_boxes(panel) for panel in story] for story in stories]
+        parts = 1 + max(len(found) for story in self.boxes for found in story)  # the last one is nobody's
+        self.may_read = torch.stack([_may_read(story, parts, rule) for story in stories])  # [S, F, P, F, P]
+        named = torch.arange(parts) < parts - 1
+        apart = isolated & named[:, None] & named & ~torch.eye(parts, dtype=torch.bool)
+        self.within = (~apart).expand(*self.may_read.shape[:2], parts, parts)  # [S, F, P, P]
+        self._of = {}
+
+    def of(self, n):
+        """The region of each token of a layer of n, LongTensor [S, F, n]."""
+        if n not in self._of:
+            rows = round((n / self.aspect) ** 0.5)
+            columns = n // rows
+            if rows * columns != n:
+                raise ValueError(f"A layer of {n} tokens is no grid of width / height = {self.aspect:g}.")
+            y = ((torch.arange(rows) + 0.5) / rows)[:, None]
+            x = ((torch.arange(columns) + 0.5) / columns)[None]
+            found = torch.full((*self.may_read.shape[:2], rows, columns), self.may_read.shape[-1] - 1)
+            for s, story in enumerate(self.boxes):
+                for i, panel in enumerate(story):
+                    for r, (left, top, right, bottom) in enumerate(panel):
+                        found[s, i, (left <= x) & (x < right) & (top <= y) & (y < bottom)] = r
+            self._of[n] = found.flatten(2)
+        return self._of[n]
+
+    def between(self, readers, lenders, picks, n):
+        """What `attention.region_lists` wants to know: regions of tokens and picks, and who reads whom.
+
+        Parameters
+        ----------
+        readers, lenders : range
+            Panels of each story.
+        picks : LongTensor [H S, W, K]
+            Tokens of the lenders; H: halves of guidance.
+        n : int
+            Tokens of a panel.
+        """
+        r, w = (slice(x.start, x.stop) for x in (readers, lenders))
+        halves = len(picks) // len(self.may_read)
+        of_lent = self.of(n)[:, w].repeat(halves, 1, 1).gather(2, picks)
+        may, within = self.may_read[:, r, :, w], self.within[:, r]
+        return (
+            self.of(n)[:, r].repeat(halves, 1, 1),
+            of_lent,
+            may.repeat(halves, 1, 1, 1, 1),
+            within.repeat(halves, 1, 1, 1),
+        )
+
+
+def _boxes(panel):
+    """The boxes of a panel's regions: of the characters of a panel of several, or the whole panel."""
+    several = len(panel.characters) > 1
+    return boxes(panel.characters, panel.places) if several else [(0.0, 0.0, 1.0, 1.0)]
+
+
+def _may_read(story, parts, rule):
+    """Region p of panel i may read region q of another panel j: bool [F, P, F, P]."""
+    sets = []
+    for panel in story:
+        several = len(panel.characters) > 1
+        shown = [{name} for name in panel.characters] if several else [cast.names(panel)]
+        sets += shown + [set()] * (parts - len(shown))
+    may = torch.tensor([[rule(a, b) for b in sets] for a in sets]).view(len(story), parts, -1, parts)
+    may[range(len(story)), :, range(len(story))] = False  # its own panel is read as `within` says
+    return may
+
+
+class RegionTexts:
+    """Texts of their own for regions: what their tokens read in cross-attention instead of the panel's.
+
+    Parameters
+    ----------
+    regions : Regions
+    rows : list of R (int, int)
+        Panel (counted over all stories) and region of each text.
+    states : Tensor [R, 77, D]
+    first : int
+        The first step (from 0) that reads them.
+    """
+
+    def __init__(self, regions, rows, states, first=0):
+        self.regions, self.rows, self.states, self.first = regions, rows, states, first
+
+    @classmethod
+    def of_identities(cls, regions, stories, images, reader, first):
+        """Of all panels of several of whom some have pictures, as `IdentityReader.read_regions` reads them;
+        None where there is no such panel.
+        """
+        found = []
+        for s, (panels, theirs) in enumerate(zip(stories, images, strict=True)):
+            read = reader.read_regions(panels, theirs)
+            found += [((s * len(panels) + j, r), states) for j, r, states in read]
+        rows, states = zip(*found, strict=True) if found else ((), ())
+        return cls(regions, rows, torch.stack(states), first) if found else None
+
+    @contextmanager
+    def installed(self, unet, plan):
+        """Within this block the cross-attention layers of a U-Net read them; afterwards it is as before."""
+        before = dict(unet.attn_processors)
+        own = {n: _OwnText(self, plan, p) for n, p in before.items() if n.endswith("attn2.processor")}
+        try:
+            unet.set_attn_processor(before | own)
+            yield self
+        finally:
+            unet.set_attn_processor(before)
+
+
+class _OwnText:
+    """A cross-attention layer's own processor; then once more for each region that has a text of its own."""
+
+    def __init__(self, texts, plan, plain):
+        self.texts, self.plan, self.plain = texts, plan, plain
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, *args, **kwargs):
+        texts, now = self.texts, self.plan.now
+        out = self.plain(attn, hidden_states, encoder_hidden_states, *args, **kwargs)  # [H S F, n, C]
+        if now.step < texts.first:
+            return out
+        whose = texts.regions.of(hidden_states.shape[1])  # [S, F, n]
+        stories, panels = whose.shape[:2]
+        conditional = len(out) - stories * len(now.panels)  # the last half of guidance
+        for (row, region), states in zip(texts.rows, texts.states, strict=True):
+            story, panel = divmod(row, panels)
+            if panel in now.panels:
+                mine = (whose[story, panel] == region).to(out.device)
+                row = conditional + story * len(now.panels) + panel - now.panels.start
+                out[row, mine] = self.plain(attn, hidden_states[row : row + 1, mine], states[None])[0]
+        return out
