@@ -115,8 +115,8 @@ class AttentionRecorder:
             )
         if plan.regions:
             raise ValueError(
-                "A panel with several characters has a list of tokens for each, and an AttentionRecorder keeps "
-                "one a panel. Record with apart='words'."
+                "A panel with several characters has a list of tokens for each, and an AttentionRecorder "
+                "keeps one a panel. Record with apart='words'."
             )
         self._forget()
         names = self_attention_layers(unet, self.chosen)  # all names, "....attn1.processor"

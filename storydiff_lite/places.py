@@ -39,11 +39,11 @@ def boxes(characters, places=()):
     known = dict(zip(WORDS.get(count, ()), strips(count), strict=False))
     found = [known[p] if isinstance(p, str) and p in known else _box(p, known, count) for p in places]
     for k, (name, box) in enumerate(zip(characters, found, strict=True)):
-        for other, (left, top, right, bottom) in zip(characters[:k], found, strict=False):
+        for other, (left, top, right, bottom), place in zip(characters[:k], found, places, strict=False):
             if box[0] < right and left < box[2] and box[1] < bottom and top < box[3]:
                 raise ValueError(
-                    f"{other} and {name} stand at one place ({places[found.index((left, top, right, bottom))]!r} "
-                    f"and {places[k]!r}): give places that do not overlap."
+                    f"{other} and {name} stand at one place ({place!r} and {places[k]!r}): give places that "
+                    "do not overlap."
                 )
     return found
 

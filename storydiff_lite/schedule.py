@@ -133,7 +133,7 @@ class AttentionPlan:
         self.sampling_rate, self.schedule = sampling_rate, schedule or SamplingSchedule()
         self.window, self.reads = window, reads
         self.now = Pass(0, range(f))  # the pass at hand: whoever sends panels through the U-Net says it here
-        self.bank = {}  # layer -> keys, values of the writers' picks, [H S, W, K, C], picks; of this step only
+        self.bank = {}  # layer -> keys, values [H S, W, K, C] of the writers' picks, and these; of this step
         self.regions = None  # whose tokens are whose, where panels show several: `regions.Regions`
         self.draw = None  # draws picks instead of `order`: `portable.PortablePicks`
         self.watch = None  # a recorder's: called with (layer, attn, q, k, lists) of each consistent layer

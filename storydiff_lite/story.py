@@ -9,10 +9,10 @@
 
 The first lines, up to an empty one, say who is who: ``[Name] description``. In a panel ``[Name]`` stands for
 that description; the panel shows one of the characters, or several. These stand side by side as they are
-named, unless a word behind each name says where: ``[Mia] right and [Bruno] left``; with three also ``middle``.
-``[NC]`` at the beginning of a panel: it shows nobody. What stands before ``#`` is drawn, what stands after it is printed under the panel; nothing is
-printed where nothing stands after it. ``【Name】`` and ``＃``, of an East Asian keyboard, are read as
-``[Name]`` and ``#``.
+named, unless a word behind each name says where: ``[Mia] right and [Bruno] left``, of three also
+``middle``. ``[NC]`` at the beginning of a panel: it shows nobody. What stands before ``#`` is drawn, what
+stands after it is printed under the panel; nothing is printed where nothing stands after it. ``【Name】`` and
+``＃``, of an East Asian keyboard, are read as ``[Name]`` and ``#``.
 
 A story need not have a cast; then the panels are prompts, as they are. A paragraph (lines without ``#``, of
 which at least one holds the end of a sentence and the beginning of another) becomes one panel a sentence, and
@@ -486,8 +486,8 @@ class _Reader:
         if missing := [name for name in names if name not in found]:
             name, word = next(iter(found.items()))
             warnings.warn(
-                f"{word!r} behind [{name}] is drawn as a word, for [{missing[0]}] has no place. If it is one, "
-                f"say where everybody stands: '[{missing[0]}] {_OPPOSITE[word]}'.",
+                f"{word!r} behind [{name}] is drawn as a word, for [{missing[0]}] has no place. If it is "
+                f"one, say where everybody stands: '[{missing[0]}] {_OPPOSITE[word]}'.",
                 stacklevel=2,
             )
             return ()

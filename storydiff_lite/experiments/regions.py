@@ -1,14 +1,14 @@
-"""Two characters in one panel: words alone, regions, regions that are isolated, a text for each (chapter 10).
+"""Two characters in one panel: by words alone, by regions, by a text for each (chapter 10).
 
-Stories of four panels in 12 steps: each of two characters alone, and two panels of both, first named first and
-then the other way round.  The judge reads panels of both in `cast.crops`, left and right, and each part is
-taken for the character whose species it shows; where that is not clear, for the one that should stand there.
+Stories of four panels in 12 steps: each of two characters alone, and two panels of both, named in one order
+and in the other.  The judge reads panels of both in `cast.crops`, left and right; where it reads the
+two species that were asked for, but with changed places, each part is taken for the character that it shows.
 
 *self*: agreement of looks of a character with itself, over the pairs of its three panels; *leak*: of the two
 in one panel; *chance*: of the two in their own panels; *both*: both species are read; *place*: and each where
 it should stand; *action*, *scene*: as the prompt says, in panels of both; *one*: species, action and scene of
-panels of one.  Where the declaration names the looks: *named*: they are those; *exchanged*: they are the other
-character's (whose differ in all of them).
+panels of one; *named*: looks of a character in panels of both are those that the declaration names, or would
+name; *exchanged*: they are the other's, whose differ in all of them.
 """
 
 from __future__ import annotations
@@ -26,19 +26,18 @@ from ..schedule import AttentionPlan
 from ..story import Panel
 from .cast import crops
 from .consistency import STEPS, story_experiment
-from .neighbours import clock
-from .records import clean_panels, mean_agreement, mean_and_interval, reading, short
+from .neighbours import clock, with_seconds
+from .records import clean_panels, mean_agreement, reading
 
-KINDS = ("self", "leak", "chance", "both", "place", "action", "scene", "one", "clean", "seconds")
-NAMED = ("named", "exchanged")
+KINDS = ("self", "leak", "chance", "both", "place", "action", "scene", "one", "named", "exchanged", "clean")
 #: characters of each panel, from left to right
 WHO = ((0,), (1,), (0, 1), (1, 0))
 RATE = 0.5
 
 
 def regions_settings() -> dict[str, dict]:
-    """Name -> what is drawn: arguments of the call, whether each region has a ``text`` of its own, and whether
-    looks are ``named``.
+    """Name -> what is drawn: arguments of the call, whether each region has a ``text`` of its own, and
+    whether looks are ``named``.
     """
     out = {"plain": {"consistency": 0}, "words": {"consistency": RATE, "apart": "words"}}
     out["regions"] = {"consistency": 1.0, "apart": "regions"}
@@ -107,7 +106,7 @@ class OwnTexts(AttentionPlan):
 
 
 def draw(pipe, setting: dict, i: int, seed=None, **call):
-    """The i-th story under a setting, as `StoryOutput`; ``call`` are more arguments of the pipeline's call."""
+    """The i-th story under a setting, as `StoryOutput`; ``call``: more arguments of the pipeline's call."""
     panels, _ = two_together(i, setting.get("named", False))
     call = {"num_inference_steps": STEPS, "seed": i if seed is None else seed} | call
     call |= {k: v for k, v in setting.items() if k not in ("text", "named")}
@@ -117,7 +116,7 @@ def draw(pipe, setting: dict, i: int, seed=None, **call):
 
 
 def sorted_out(parts, species):
-    """What was read left and right, [one, other] in a panel of ``species``, and whether the two changed places."""
+    """What was read left and right, in the order of ``species``, and whether the two had changed places."""
     changed = [part["species"] for part in parts] == species[::-1]
     return (parts[::-1], True) if changed else (parts, False)
 
@@ -154,11 +153,21 @@ def measure_regions(pipe, judge, setting, numbers, defects=None, **call):
             if not rest
             for k, v in (("species", who[k].species), ("action", told[j][0][0]), ("scene", told[j][1]))
         ]
-        if setting.get("named"):
-            seen = [(k, part) for k, own in enumerate(looks) for part in own[1:]]
-            found["named"] = [part[a] == getattr(who[k], a) for k, part in seen for a in FREE]
-            found["exchanged"] = [part[a] == getattr(who[1 - k], a) for k, part in seen for a in FREE]
-        row = {"seed": i, "seconds": {"mean": round(seconds, 3)}} | read
+        seen = [(k, part) for k, own in enumerate(looks) for part in own[1:]]
+        found["named"] = [part[a] == getattr(who[k], a) for k, part in seen for a in FREE]
+        found["exchanged"] = [part[a] == getattr(who[1 - k], a) for k, part in seen for a in FREE]
+        row = {"seed": i, "seconds": round(seconds, 3)} | read
         row |= {k: {"mean": round(sum(v) / len(v), 4)} for k, v in found.items()}
         rows.append(row | clean_panels(defects, images, [panel.prompt for panel in panels]))
     return rows
+
+
+EXPERIMENT = story_experiment(
+    "regions",
+    regions_settings,
+    measure_regions,
+    KINDS,
+    panels=len(WHO),
+    summarize=with_seconds,
+    golden=("regions", "isolated", "two texts"),
+)
