@@ -341,8 +341,8 @@ class IdentityReader:
                     if len(pictured) > 1 and not regions:
                         warnings.warn(
                             f"Panel {j + 1} shows {' and '.join(pictured)}, who all have pictures. One "
-                            f"identity goes into a prompt: {name}'s. The others are drawn by their words; with "
-                            "apart='regions' each is drawn by its own pictures.",
+                            f"identity goes into a prompt: {name}'s. The others are drawn by their words. "
+                            "With apart='regions' each is drawn by its own pictures.",
                             stacklevel=6,
                         )
             read = self.read([texts[j] for j in mine], pictures) if mine else []

@@ -345,7 +345,9 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         identity_prompts = []  # for each panel: what it reads once the identity comes in, or None
         for story, images in zip(stories, id_images, strict=True):
             identity_prompts += reader.read_story(story, images, regions is not None)
-        texts = RegionTexts.of_identities(regions, stories, id_images, reader, merge) if regions else None
+        texts = None  # what regions read instead of their panel's prompt
+        if regions:
+            texts = RegionTexts.of(regions, stories, id_images, reader, merge, words=consistency > 0)
         # a long story's prompts are encoded pass by pass: all at once would need memory by its length
         lazy = len(through) > 1 and not any(identity_prompts) and not getattr(self, "_all_hooks", [])
         conditioning = self._conditioning(panels, f, identity_prompts, settings, (height, width), lazy)

@@ -5,18 +5,24 @@ rule of `cast` then holds for regions as it does for panels:
 
     C_ir      the characters of region r of panel i: one of those of a panel of several, all of another panel
     R_ir      = { (j, s) : j != i, C_js not empty, C_js a subset of C_ir }
-    a token of region r of panel i reads    all of its own panel, and the picks of the regions R_ir
+    a token of region r of panel i reads    all of its own panel, and the picks of R_ir, `TIMES` times
 
 so that a character is read wherever it is, beside another too, and both ways.  What no region holds is
 nobody's: it reads its own panel, and no other panel reads it.
 """
 
+import warnings
 from contextlib import contextmanager
 
 import torch
 
 from . import cast
 from .places import boxes
+
+#: how many times a token of another panel counts beside one of the panel's own.  A panel of two has all of its
+#: own to read, of which half are somebody else's, and few of each character's elsewhere; on validation stories
+#: a character was far more often itself with 3 than with 1 (`experiments.regions`)
+TIMES = 3
 
 
 class Regions:
@@ -31,10 +37,12 @@ class Regions:
         As of `cast.may_read`.
     isolated : bool
         Whether characters of one panel do not read each other either.
+    times : int
+        How many times a token of another panel counts, see `TIMES`.
     """
 
-    def __init__(self, stories, aspect=1.0, rule=cast.by_character, isolated=False):
-        self.aspect = aspect
+    def __init__(self, stories, aspect=1.0, rule=cast.by_character, isolated=False, times=TIMES):
+        self.aspect, self.times = aspect, times
         self.boxes = [[_boxes(panel) for panel in story] for story in stories]
         parts = 1 + max(len(found) for story in self.boxes for found in story)  # the last one is nobody's
         self.may_read = torch.stack([_may_read(story, parts, rule) for story in stories])  # [S, F, P, F, P]
@@ -81,6 +89,7 @@ class Regions:
             of_lent,
             may.repeat(halves, 1, 1, 1, 1),
             within.repeat(halves, 1, 1, 1),
+            self.times,
         )
 
 
@@ -102,44 +111,74 @@ def _may_read(story, parts, rule):
     return may
 
 
+def own_words(prompts, panel):
+    """What each region of a panel of several reads: its prompt without the words that describe the others.
+
+    Parameters
+    ----------
+    prompts : prompts.PromptEncoder
+    panel : Panel
+        Its ``described`` says which words.
+
+    Returns
+    -------
+    list of Tensor [L, D]
+        For each character the states of the words that are left, begin, end and padding too, L <= 77.
+    """
+    with warnings.catch_warnings():  # of words that are lost the panel itself warns
+        warnings.simplefilter("ignore")
+        ids = prompts.ids(prompts.fit([panel.prompt]))  # [1, 2, 77]
+    states, row, found = prompts.encode(ids)[0][0], ids[0, 0].tolist(), []
+    phrases = [prompts.tokenizers[0](text, verbose=False).input_ids[1:-1] for text in panel.described]
+    for mine in range(len(phrases)):
+        keep = torch.ones(len(row), dtype=torch.bool)
+        for k in (*(k for k in range(len(phrases)) if k != mine), mine):  # its own last: they may be the same
+            size = len(phrases[k])
+            for start in (t for t in range(len(row)) if row[t : t + size] == phrases[k]):
+                keep[start : start + size] = k == mine
+        found.append(states[keep.to(states.device)])
+    return found
+
+
 class RegionTexts:
     """Texts of their own for regions: what their tokens read in cross-attention instead of the panel's.
 
     Parameters
     ----------
     regions : Regions
-    rows : list of R (int, int)
-        Panel (counted over all stories) and region of each text.
-    states : Tensor [R, 77, D]
-    first : int
-        The first step (from 0) that reads them.
+    texts : list of (int, int, int, Tensor [L, D])
+        Panel (counted over all stories), region, first step (from 0) that reads it, and states of each text.
     """
 
-    def __init__(self, regions, rows, states, first=0):
-        self.regions, self.rows, self.states, self.first = regions, rows, states, first
+    def __init__(self, regions, texts):
+        self.regions, self.texts = regions, texts
 
     @classmethod
-    def of_identities(cls, regions, stories, images, reader, first):
-        """Of all panels of several of whom some have pictures, as `IdentityReader.read_regions` reads them;
-        None where there is no such panel.
+    def of(cls, regions, stories, images, reader, merge, words=True):
+        """Of the panels of several: with pictures as `IdentityReader.read_regions` says, from step ``merge``
+        on; else, if ``words``, `own_words`.
         """
         found = []
         for s, (panels, theirs) in enumerate(zip(stories, images, strict=True)):
+            first = s * len(panels)
             read = reader.read_regions(panels, theirs)
-            found += [((s * len(panels) + j, r), states) for j, r, states in read]
-        rows, states = zip(*found, strict=True) if found else ((), ())
-        return cls(regions, rows, torch.stack(states), first) if found else None
+            found += [(first + j, r, merge, states) for j, r, states in read]
+            for j, panel in enumerate(panels):
+                if words and panel.described and j not in {panel for panel, *_ in read}:
+                    own = own_words(reader.prompts, panel)
+                    found += [(first + j, r, 0, states) for r, states in enumerate(own)]
+        return cls(regions, found)
 
     @contextmanager
     def installed(self, unet, plan):
         """Within this block the cross-attention layers of a U-Net read them; afterwards it is as before."""
         before = dict(unet.attn_processors)
-        own = {n: _OwnText(self, plan, p) for n, p in before.items() if n.endswith("attn2.processor")}
+        crossing = [name for name in before if name.endswith("attn2.processor")] if self.texts else []
         try:
-            unet.set_attn_processor(before | own)
+            unet.set_attn_processor(before | {name: _OwnText(self, plan, before[name]) for name in crossing})
             yield self
         finally:
-            unet.set_attn_processor(before)
+            unet.set_attn_processor(dict(before))
 
 
 class _OwnText:
@@ -151,14 +190,12 @@ class _OwnText:
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, *args, **kwargs):
         texts, now = self.texts, self.plan.now
         out = self.plain(attn, hidden_states, encoder_hidden_states, *args, **kwargs)  # [H S F, n, C]
-        if now.step < texts.first:
-            return out
         whose = texts.regions.of(hidden_states.shape[1])  # [S, F, n]
         stories, panels = whose.shape[:2]
         conditional = len(out) - stories * len(now.panels)  # the last half of guidance
-        for (row, region), states in zip(texts.rows, texts.states, strict=True):
+        for row, region, first, states in texts.texts:
             story, panel = divmod(row, panels)
-            if panel in now.panels:
+            if panel in now.panels and now.step >= first:
                 mine = (whose[story, panel] == region).to(out.device)
                 row = conditional + story * len(now.panels) + panel - now.panels.start
                 out[row, mine] = self.plain(attn, hidden_states[row : row + 1, mine], states[None])[0]

@@ -68,6 +68,9 @@ class Panel:
     places : tuple, optional
         Where each of several characters stands: ``"left"``, ``"middle"``, ``"right"``, or a box; side by side
         in order of mention by default (`places.boxes`).
+    described : tuple of str, optional
+        The words of the prompt that describe each of several characters, who else's region does not read
+        them (`regions.own_words`).
     """
 
     prompt: str
@@ -76,6 +79,7 @@ class Panel:
     no_character: bool = False
     characters: tuple[str, ...] = ()
     places: tuple = ()
+    described: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not isinstance(self.prompt, str):
@@ -88,6 +92,11 @@ class Panel:
             raise ValueError("A panel with [NC] shows nobody, so it cannot name characters.")
         if self.places:
             boxes(self.characters, self.places)
+        if self.described and len(self.described) != len(self.characters):
+            raise ValueError(
+                f"There are {len(self.described)} descriptions of {len(self.characters)} characters: give "
+                "one for each, in their order, or none."
+            )
 
     @property
     def text(self):
@@ -474,6 +483,7 @@ class _Reader:
             no_character=bool(no_character),
             characters=tuple(names),
             places=places,
+            described=tuple(self.cast[name] for name in names) if len(names) > 1 else (),
         )
 
     def _places(self, prompt, names, offset):

@@ -1,5 +1,6 @@
 """Regions: each character of a panel of several has a part of it, and is read in its parts alone."""
 
+import math
 import warnings
 
 import pytest
@@ -32,10 +33,10 @@ def panels_of(who, places=None, alone=(3,)):
     ]
 
 
-def plan_of(stories, rate=1.0, isolated=False, seeds=None, aspect=1.0):
+def plan_of(stories, rate=1.0, isolated=False, seeds=None, times=1):
     may = torch.stack([may_read(story) for story in stories])
     plan = AttentionPlan(may, rate, range(len(stories)) if seeds is None else seeds)
-    plan.regions = Regions(stories, aspect, isolated=isolated)
+    plan.regions = Regions(stories, isolated=isolated, times=times)
     return plan
 
 
@@ -154,11 +155,11 @@ def layer_of(tiny_parts):
     return attn, torch.randn(10, N, attn.to_q.in_features, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("isolated", [False, True])
-def test_gathered_tokens_are_the_mask_of_the_equation(tiny_parts, isolated):
-    """Attention with a mask, token by token, gives the same."""
+@pytest.mark.parametrize("isolated, times", [(False, 1), (True, 1), (False, 3)])
+def test_gathered_tokens_are_the_mask_of_the_equation(tiny_parts, isolated, times):
+    """Attention with a mask, token by token, gives the same; to count three times is to add log 3."""
     attn, x = layer_of(tiny_parts)
-    plan = plan_of([panels_of(WHO)], 0.5, isolated)
+    plan = plan_of([panels_of(WHO)], 0.5, isolated, times=times)
     picks = plan.picks("layer", N)[0]
     shows = [
         ["A"] * N,
@@ -167,12 +168,15 @@ def test_gathered_tokens_are_the_mask_of_the_equation(tiny_parts, isolated):
         [None] * N,
         ["B" if t in LEFT else "A" for t in range(N)],
     ]
-    mask = torch.zeros(5 * N, 5 * N, dtype=torch.bool)
+    mask = torch.full((5 * N, 5 * N), -torch.inf)
     for i in range(5 * N):
         for j in range(5 * N):
             (a, s), (b, t) = divmod(i, N), divmod(j, N)
             same = shows[a][s] == shows[b][t]
-            mask[i, j] = same or not isolated if a == b else same and shows[b][t] and t in picks[b]
+            if a == b and (same or not isolated):
+                mask[i, j] = 0
+            elif a != b and same and shows[b][t] and t in picks[b]:
+                mask[i, j] = math.log(times)
     with torch.no_grad():
         got = ConsistentSelfAttention(plan, "layer")(attn, x)
         q, k, v = (y.view(2, 5 * N, attn.heads, -1).transpose(1, 2) for y in project(attn, x))
@@ -300,7 +304,7 @@ def test_a_text_of_its_own_reaches_its_region_alone(tiny_parts):
     story = panels_of([("A",), ("A", "B"), ("B",)], alone=())
     plan, results = plan_of([story]), []
     for own in (states[4], torch.randn(states[4].shape, generator=g)):
-        texts = RegionTexts(plan.regions, [(1, 1)], own[None], first=1)
+        texts = RegionTexts(plan.regions, [(1, 1, 1, own)])
         with texts.installed(tiny_parts["unet"], plan), torch.no_grad():
             for step in (0, 1):
                 plan.now = Pass(step, range(3))

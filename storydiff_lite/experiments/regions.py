@@ -41,10 +41,13 @@ def regions_settings() -> dict[str, dict]:
     """
     out = {"plain": {"consistency": 0}, "words": {"consistency": RATE, "apart": "words"}}
     out["regions"] = {"consistency": 1.0, "apart": "regions"}
-    out["isolated"] = {"consistency": 1.0, "apart": "isolated"}
-    out["two texts"] = {"consistency": 1e-3, "text": "own"}
     for name in ("plain", "words", "regions"):
         out[f"{name}, looks named"] = out[name] | {"named": True}
+    out["isolated"] = {"consistency": 1.0, "apart": "isolated"}
+    out["words, rate 1"] = {"consistency": 1.0, "apart": "words"}
+    out["regions, rate 0.5"] = {"consistency": RATE, "apart": "regions"}
+    out["regions, one text"] = out["regions"] | {"words": False}
+    out["two texts"] = {"consistency": 1e-3, "text": "own", "words": False}
     return out
 
 
@@ -59,8 +62,15 @@ def characters(i: int) -> list[world.Character]:
             return [one, other]
 
 
-def two_together(i: int, named=False):
+def two_together(i: int, named=False, words=True):
     """The i-th story, and for each panel what its characters do, and where.
+
+    Parameters
+    ----------
+    named : bool
+        Whether the declaration names the looks.
+    words : bool
+        Whether a region is kept from reading the words that describe the other (`regions.own_words`).
 
     Returns
     -------
@@ -75,13 +85,14 @@ def two_together(i: int, named=False):
         actions = rng.sample(tuple(world.ACTIONS), len(who))
         parts = [f"{phrases[k]} {world.ACTIONS[a]}" for k, a in zip(who, actions, strict=True)]
         text = f"{' and '.join(parts)} {world.SCENES[scene]}"
-        panels.append(Panel(text, characters=tuple("AB"[k] for k in who)))
+        described = tuple(phrases[k] for k in who) if words and len(who) > 1 else ()
+        panels.append(Panel(text, characters=tuple("AB"[k] for k in who), described=described))
         told.append((actions, scene))
     return panels, told
 
 
 def own_texts(panels):
-    """The text of each region of the panels of several: list of (panel, region, text)."""
+    """A text for each region of the panels of several, about one character: list of (panel, region, text)."""
     found = []
     for j, panel in enumerate(panels):
         *first, last = panel.prompt.split(" and ") if len(panel.characters) > 1 else [panel.prompt]
@@ -100,16 +111,17 @@ class OwnTexts(AttentionPlan):
 
     @contextmanager
     def installed(self, unet, layers="up"):
-        rows, states = [t[:2] for t in self.own], self.pipe.prompts([t[2] for t in self.own])[0]
-        with RegionTexts(self.regions, rows, states).installed(unet, self), super().installed(unet, layers):
+        states = self.pipe.prompts([text for *_, text in self.own])[0]
+        texts = [(j, r, 0, own) for (j, r, _), own in zip(self.own, states, strict=True)]
+        with RegionTexts(self.regions, texts).installed(unet, self), super().installed(unet, layers):
             yield self
 
 
 def draw(pipe, setting: dict, i: int, seed=None, **call):
     """The i-th story under a setting, as `StoryOutput`; ``call``: more arguments of the pipeline's call."""
-    panels, _ = two_together(i, setting.get("named", False))
+    panels, _ = two_together(i, setting.get("named", False), setting.get("words", True))
     call = {"num_inference_steps": STEPS, "seed": i if seed is None else seed} | call
-    call |= {k: v for k, v in setting.items() if k not in ("text", "named")}
+    call |= {k: v for k, v in setting.items() if k not in ("text", "named", "words")}
     plan = partial(OwnTexts, pipe=pipe, panels=panels) if "text" in setting else None
     with drawing(pipe, plan):
         return pipe(panels, **call)
@@ -168,6 +180,7 @@ EXPERIMENT = story_experiment(
     measure_regions,
     KINDS,
     panels=len(WHO),
+    stories=40,
     summarize=with_seconds,
     golden=("regions", "isolated", "two texts"),
 )
