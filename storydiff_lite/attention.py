@@ -157,7 +157,7 @@ def reading_lists(picks, n, may_read=None):
     return torch.cat([own, flat[..., others, :].flatten(-2)], -1)  # [..., F, n + (F-1) K]
 
 
-def region_lists(own, lent, of_own, of_lent, may_read, within, times=1):
+def region_lists(own, lent, of_own, of_lent, may_read, within, times):
     """`reading_lists` where readers are not panels but regions of panels: one character's tokens each.
 
     Parameters
@@ -170,7 +170,7 @@ def region_lists(own, lent, of_own, of_lent, may_read, within, times=1):
         Region p of panel i may read region q of panel j, another panel.
     within : bool Tensor [B, F, P, P]
         Region p of panel i reads region q of the same panel.
-    times : int
+    times : list of B int
         How often each token of another panel stands in a list: so often its share of the softmax counts.
 
     Returns
@@ -183,7 +183,7 @@ def region_lists(own, lent, of_own, of_lent, may_read, within, times=1):
         if len(reader := own[b, i, of_own[b, i] == p]):
             others = lent[b][may_read[b, i, p].gather(1, of_lent[b])]  # story by story, [W, P] -> [W, K]
             readers.append(reader)
-            lists.append(torch.cat([own[b, i, within[b, i, p][of_own[b, i]]], others.repeat(times)]))
+            lists.append(torch.cat([own[b, i, within[b, i, p][of_own[b, i]]], others.repeat(times[b])]))
     return readers, lists
 
 

@@ -19,9 +19,9 @@ import torch
 from . import cast
 from .places import boxes
 
-#: how many times a token of another panel counts beside one of the panel's own.  A panel of two has all of its
-#: own to read, of which half are somebody else's, and few of each character's elsewhere; on validation stories
-#: a character was far more often itself with 3 than with 1 (`experiments.regions`)
+#: how many times a token of another panel counts beside one of the panel's own.  A panel of two has all of
+#: its own to read, of which half are somebody else's, and few of each character's elsewhere; on validation
+#: stories a character was far more often itself with 3 than with 1 (`experiments.regions`)
 TIMES = 3
 
 
@@ -42,7 +42,9 @@ class Regions:
     """
 
     def __init__(self, stories, aspect=1.0, rule=cast.by_character, isolated=False, times=TIMES):
-        self.aspect, self.times = aspect, times
+        self.aspect = aspect
+        several = [any(len(panel.characters) > 1 for panel in story) for story in stories]
+        self.times = [times if some else 1 for some in several]  # a story without them is as it was
         self.boxes = [[_boxes(panel) for panel in story] for story in stories]
         parts = 1 + max(len(found) for story in self.boxes for found in story)  # the last one is nobody's
         self.may_read = torch.stack([_may_read(story, parts, rule) for story in stories])  # [S, F, P, F, P]
@@ -89,7 +91,7 @@ class Regions:
             of_lent,
             may.repeat(halves, 1, 1, 1, 1),
             within.repeat(halves, 1, 1, 1),
-            self.times,
+            self.times * halves,
         )
 
 

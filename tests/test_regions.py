@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from storydiff_lite.cast import may_read
 from storydiff_lite.experiments import regions as experiment
 from storydiff_lite.identity import IdentityReader, one_trigger
 from storydiff_lite.places import boxes
-from storydiff_lite.regions import Regions, RegionTexts
+from storydiff_lite.regions import Regions, RegionTexts, own_words
 from storydiff_lite.schedule import AttentionPlan
 from storydiff_lite.settings import StorySettings
 from storydiff_lite.story import Panel, StoryError, parse
@@ -265,10 +266,10 @@ def test_places_in_a_story_text():
     cast = "[Bo] a bear\n[Mia] a cat\n[Pip] a rabbit\n\n"
     with pytest.warns(UserWarning, match="has no place"):
         read = parse(cast + "[Mia] right, reading and [Bo] left waving\n[Bo] left the house and [Pip] sits")
+        assert parse(read.text).panels == read.panels
     panel = read.panels[0]
     assert (panel.prompt, panel.text) == ("a cat reading and a bear waving", "Mia reading and Bo waving")
     assert panel.characters == ("Mia", "Bo") and panel.places == ("right", "left")
-    assert parse(read.text).panels == read.panels
     three = parse(cast + "[Pip] middle, [Mia] right and [Bo] left, walking").panels[0]
     assert (three.prompt, three.places) == ("a rabbit a cat and a bear walking", ("middle", "right", "left"))
     assert parse(cast + "[Bo] left").panels[0].places == ()
@@ -314,6 +315,31 @@ def test_a_text_of_its_own_reaches_its_region_alone(tiny_parts):
     assert torch.allclose(before, same, atol=1e-6), "the panel's own text changes nothing"
     changed = (before - other).abs().amax(2) > 1e-4
     assert changed[4, RIGHT].all() and changed.sum() == len(RIGHT)
+
+
+def test_a_region_does_not_read_the_words_of_the_others(tiny_pipe):
+    text = "a cat reading and a grey bear in a hat waving and a cat"
+    panel = Panel(text, characters=("A", "B"), described=("a cat", "a grey bear in a hat"))
+    states = tiny_pipe.prompts([text])[0][0]
+    mine, theirs = own_words(tiny_pipe.prompts, panel)
+    assert torch.equal(mine, torch.cat([states[:5], states[11:]])), "without the bear"
+    assert torch.equal(theirs, torch.cat([states[:1], states[3:13], states[15:]])), "without both cats"
+    same = replace(panel, described=("a cat", "a cat"))
+    assert all(torch.equal(x, states) for x in own_words(tiny_pipe.prompts, same))
+    within = replace(panel, described=("a cat reading", "a cat"))
+    assert len(own_words(tiny_pipe.prompts, within)[0]) == 75, "its own words stay, in whatever they stand"
+
+
+def test_what_others_are_called_is_known_of_a_story_text():
+    one, two = parse("[A] a bear\n[B] a cat\n\n[A] reads\n[B] and [A] walking").panels
+    assert one.described == () and two.described == ("a cat", "a bear")
+    with pytest.raises(ValueError, match="1 descriptions of 2 characters"):
+        Panel("x", characters=("A", "B"), described=("a cat",))
+
+
+def test_plain_sampling_is_plain(tiny_pipe):
+    found = [draw(tiny_pipe, STORY, consistency=0, apart=apart) for apart in ("regions", "words")]
+    assert torch.equal(*found)
 
 
 def test_each_region_reads_its_own_pictures(tiny_pipe, monkeypatch):
