@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from storydiff_lite import world
+from storydiff_lite import experiments, world
 from storydiff_lite.attention import ConsistentSelfAttention, out, project
 from storydiff_lite.attention_maps import AttentionRecorder
 from storydiff_lite.cast import may_read
@@ -411,3 +411,28 @@ def test_who_changed_places():
     assert experiment.sorted_out([cat, bear], ["cat", "bear"]) == ([cat, bear], False)
     assert experiment.sorted_out([cat, bear], ["bear", "cat"]) == ([bear, cat], True)
     assert experiment.sorted_out([cat, cat], ["bear", "cat"]) == ([cat, cat], False)
+
+
+def test_the_records_summary_follows_from_its_rows():
+    record = experiments.load("regions")
+    assert record["stories"] == experiments.EXPERIMENTS["regions"].stories
+    assert record["settings"] == experiment.regions_settings()
+    assert set(record["rows"]) == set(record["settings"]) == set(record["summary"])
+    for setting, rows in record["rows"].items():
+        assert [row["seed"] for row in rows] == list(range(record["stories"]))
+        for kind in experiment.KINDS:
+            again = experiments.mean_and_interval([row[kind] for row in rows])
+            assert record["summary"][setting][kind] == pytest.approx(again, abs=2e-4)
+
+
+def test_a_character_stays_itself_beside_another():
+    """The claim of chapter 10, from the record: more than by words at the same rate, and without a leak."""
+    record = experiments.load("regions")
+
+    def change(kind, one, other):
+        rows = zip(record["rows"][one], record["rows"][other], strict=True)
+        return experiments.mean_and_interval([b[kind] - a[kind] for a, b in rows])
+
+    assert change("self", "words, rate 1", "regions")[1] > 0
+    leak, chance = (record["summary"]["regions"][k][0] for k in ("leak", "chance"))
+    assert leak <= chance + 0.05

@@ -44,10 +44,8 @@ def regions_settings() -> dict[str, dict]:
     for name in ("plain", "words", "regions"):
         out[f"{name}, looks named"] = out[name] | {"named": True}
     out["isolated"] = {"consistency": 1.0, "apart": "isolated"}
-    out["words, rate 1"] = {"consistency": 1.0, "apart": "words"}
-    out["regions, rate 0.5"] = {"consistency": RATE, "apart": "regions"}
-    out["regions, one text"] = out["regions"] | {"words": False}
     out["two texts"] = {"consistency": 1e-3, "text": "own", "words": False}
+    out["words, rate 1"] = {"consistency": 1.0, "apart": "words"}
     return out
 
 
