@@ -79,7 +79,7 @@ class Panel:
     no_character: bool = False
     characters: tuple[str, ...] = ()
     places: tuple = ()
-    described: tuple[str, ...] = ()
+    described: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self):
         if not isinstance(self.prompt, str):
