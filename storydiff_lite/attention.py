@@ -12,6 +12,7 @@ The weights stay as they are: nothing is trained. Picks are gathered, not masked
 kernels can run.
 """
 
+import itertools
 import math
 
 import torch
@@ -29,7 +30,7 @@ def out(attn, x):
     return attn.to_out[1](attn.to_out[0](x))
 
 
-def read(attn, q, k, v, index):
+def read(attn, q, k, v, index, readers=None):
     """Attention in which every reader has its own list of tokens to read.
 
     Parameters
@@ -42,12 +43,21 @@ def read(attn, q, k, v, index):
         Keys and values of all T tokens there are.
     index : LongTensor [R, L] or list of R LongTensors
         Which tokens each reader reads; a list where the readers read different numbers of them.
+    readers : list of LongTensor, optional
+        With regions: which of the R * N queries, laid end to end, have the first list, the second, ...
 
     Returns
     -------
     Tensor [R, N, C]
         Before the output projection.
     """
+    if readers is not None:  # readers of one size together
+        asked, result = q.flatten(0, 1), torch.empty_like(q.flatten(0, 1))
+        for size in {len(tokens) for tokens in readers}:
+            rows = [r for r, tokens in enumerate(readers) if len(tokens) == size]
+            tokens = torch.stack([readers[r] for r in rows])  # [R', M]
+            result[tokens] = read(attn, asked[tokens], k, v, [index[r] for r in rows])
+        return result.view_as(q)
     if isinstance(index, (list, tuple)):  # a fused call for each length
         result = torch.empty_like(q)
         for length in {len(i) for i in index}:
@@ -145,6 +155,36 @@ def reading_lists(picks, n, may_read=None):
     others = [[j for j in range(f) if j != i] for i in range(f)]
     others = torch.tensor(others, dtype=torch.long, device=picks.device).view(f, f - 1)
     return torch.cat([own, flat[..., others, :].flatten(-2)], -1)  # [..., F, n + (F-1) K]
+
+
+def region_lists(own, lent, of_own, of_lent, may_read, within, times):
+    """`reading_lists` where readers are not panels but regions of panels: one character's tokens each.
+
+    Parameters
+    ----------
+    own, lent : LongTensor [B, F, n], [B, W, K]
+        All tokens of B stories of F panels, and those that W panels lend: indices into all there are.
+    of_own, of_lent : LongTensor [B, F, n], [B, W, K]
+        The region of each token, 0 to P - 1.
+    may_read : bool Tensor [B, F, P, W, P]
+        Region p of panel i may read region q of panel j, another panel.
+    within : bool Tensor [B, F, P, P]
+        Region p of panel i reads region q of the same panel.
+    times : list of B int
+        How often each token of another panel stands in a list: so often its share of the softmax counts.
+
+    Returns
+    -------
+    readers, lists : list of LongTensor
+        For each region that has tokens: which they are, and which tokens they read.
+    """
+    readers, lists = [], []
+    for b, i, p in itertools.product(*map(range, within.shape[:3])):
+        if len(reader := own[b, i, of_own[b, i] == p]):
+            others = lent[b][may_read[b, i, p].gather(1, of_lent[b])]  # story by story, [W, P] -> [W, K]
+            readers.append(reader)
+            lists.append(torch.cat([own[b, i, within[b, i, p][of_own[b, i]]], others.repeat(times[b])]))
+    return readers, lists
 
 
 def sliding_window_attention(attn, frames, window, picks):
@@ -248,16 +288,20 @@ class ConsistentSelfAttention:
         k, v = k.flatten(0, 1), v.flatten(0, 1)  # [H S F N, C]
         if plan.window is not None and plan.window < f:
             return out(attn, self._windows(attn, q, k, v, h))
+        readers = None
         if now.role == "read":
             k, v, lists = self._with_bank(k, v, h, n)
         else:
             lists = plan.lists(self.layer, n, h)
             if now.role == "write":
                 self._write(k, v, h, n)
+        if plan.regions:
+            readers, lists = lists
+            readers = _to(readers, q.device)
         lists = _to(lists, q.device)
         if plan.watch:
             plan.watch(self.layer, attn, q, k, lists)
-        return out(attn, read(attn, q, k, v, lists))  # [H S F, N, C]
+        return out(attn, read(attn, q, k, v, lists, readers))  # [H S F, N, C]
 
     def project(self, attn, hidden_states):
         """Queries, keys and values, [H S F, N, C] each; other methods ask for others (`neighbours`)."""
@@ -286,17 +330,20 @@ class ConsistentSelfAttention:
         """Keep the picks of these panels for the passes that read them: keys and values [H S, W, K, C]."""
         picks = self.plan.picks(self.layer, n).repeat(h, 1, 1)  # [H S, W, K]
         flat = torch.arange(0, len(k), n).view(*picks.shape[:2], 1) + picks  # token of panel -> of all
-        self.plan.bank[self.layer] = k[flat.to(k.device)], v[flat.to(v.device)]
+        self.plan.bank[self.layer] = k[flat.to(k.device)], v[flat.to(v.device)], picks
 
     def _with_bank(self, k, v, h, n):
         """Keys and values with the bank's behind them, and who reads what: its own, and writers' picks."""
         plan, now = self.plan, self.plan.now
-        keys, values = plan.bank[self.layer]  # [H S, W, K, C]
+        keys, values, picks = plan.bank[self.layer]  # [H S, W, K, C], [H S, W, K]
         own = torch.arange(len(k)).view(len(keys), -1, n)  # [H S, F, N]
         bank = len(k) + torch.arange(math.prod(keys.shape[:3])).view(keys.shape[:3])  # [H S, W, K]
-        may = plan.may_read[:, now.panels.start : now.panels.stop, : keys.shape[1]].repeat(h, 1, 1)
-        readers = [(b, i) for b in range(len(own)) for i in range(own.shape[1])]
-        lists = [torch.cat([own[reader], bank[reader[0], may[reader]].flatten()]) for reader in readers]
+        if plan.regions:
+            lists = region_lists(own, bank, *plan.regions.between(now.panels, range(keys.shape[1]), picks, n))
+        else:
+            may = plan.may_read[:, now.panels.start : now.panels.stop, : keys.shape[1]].repeat(h, 1, 1)
+            readers = [(b, i) for b in range(len(own)) for i in range(own.shape[1])]
+            lists = [torch.cat([own[reader], bank[reader[0], may[reader]].flatten()]) for reader in readers]
         return torch.cat([k, keys.flatten(0, 2)]), torch.cat([v, values.flatten(0, 2)]), lists
 
 

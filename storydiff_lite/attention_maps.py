@@ -113,6 +113,11 @@ class AttentionRecorder:
                 'long_story="attention" averages several softmaxes inside each layer, so there is no map of '
                 'what a panel reads. Record with long_story="passes" or "bank", or without a window.'
             )
+        if plan.regions:
+            raise ValueError(
+                "A panel with several characters has a list of tokens for each, and an AttentionRecorder "
+                "keeps one a panel. Record with apart='words'."
+            )
         self._forget()
         names = self_attention_layers(unet, self.chosen)  # all names, "....attn1.processor"
         self.layers = [n.removesuffix(".attn1.processor") for n in names]

@@ -9,7 +9,8 @@ nobody else:
     [Bruno] and [Mia] ...    reads Bruno's, Mia's, and those of both; of those that show one alone, nobody
                              reads it
 
-Within a panel of two nothing keeps them apart but the words; how far they do is measured in chapter 10.  The
+Within a panel of two nothing keeps them apart here but the words; `regions` says the same of the parts of a
+panel, token by token.  The
 released code keeps a bank for each character, written by panels that are drawn before the others; a panel of
 two reads both banks.
 """
@@ -38,8 +39,13 @@ def may_read(panels, rule=by_character):
     bool Tensor [F, F]
         Panel i may read panel j; False on the diagonal, for its own tokens a panel always reads.
     """
-    names = [set() if panel.no_character else set(panel.characters) or {""} for panel in panels]
-    return torch.tensor([[rule(a, b) for b in names] for a in names]).fill_diagonal_(False)
+    sets = [names(panel) for panel in panels]
+    return torch.tensor([[rule(a, b) for b in sets] for a in sets]).fill_diagonal_(False)
+
+
+def names(panel):
+    """Who is in a panel, as a set: nobody in one with ``[NC]``, ``""`` in one that names nobody."""
+    return set() if panel.no_character else set(panel.characters) or {""}
 
 
 def check(may_read, passes, window=None):
@@ -47,21 +53,23 @@ def check(may_read, passes, window=None):
 
     Parameters
     ----------
-    may_read : bool Tensor [S, F, F]
+    may_read : bool Tensor [S, F, F], or [S, F, P, F, P]
+        Of panels, or of their regions.
     passes : list of Pass
     window : int, optional
         Of windows inside the layers, which do not know of characters.
     """
-    panels = may_read.shape[-1]
+    panels = may_read.shape[1]
     if window is not None and window < panels:
         raise ValueError(
             "Windows inside the layers (long_story='attention') do not keep characters apart. For a "
             "story with a cast choose long_story='passes' or 'bank', or no window."
         )
     writers = next((len(p.panels) for p in passes if p.role == "write"), panels)
-    for story in may_read:
+    readers = may_read.unsqueeze(2) if may_read.ndim == 3 else may_read.any(4)  # [S, F, P, F]
+    for story in readers:
         for j in range(writers, panels):
-            if story[j].any() and not story[j, :writers].any():
+            if (story[j].any(1) & ~story[j, :, :writers].any(1)).any():
                 raise ValueError(
                     f"Panel {j + 1} shows somebody who is in none of the first {writers} panels, which "
                     "alone write the bank. Take a longer window, or long_story='passes'."

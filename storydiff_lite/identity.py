@@ -314,9 +314,10 @@ class IdentityReader:
         self.encoder.to(self.prompts.device)
         return self.encoder.embed(pixels.to(self.prompts.device, self.encoder.dtype))
 
-    def read_story(self, panels, images):
+    def read_story(self, panels, images, regions=False):
         """`read` of a story's panels; with a dict of pictures (name -> pictures), each panel by the first of
-        its characters that has some.
+        its characters that has some, and a warning where it is not the only one, unless `read_regions` reads
+        the others.
         """
         texts = [panel.prompt for panel in panels]
         if not isinstance(images, dict):
@@ -336,10 +337,12 @@ class IdentityReader:
                 if pictured[:1] == [name]:
                     mine.append(j)
                     if len(pictured) > 1:
-                        texts[j] = first_trigger(texts[j], self.trigger_word)
+                        texts[j] = one_trigger(texts[j], self.trigger_word)
+                    if len(pictured) > 1 and not regions:
                         warnings.warn(
                             f"Panel {j + 1} shows {' and '.join(pictured)}, who all have pictures. One "
-                            f"identity goes into a prompt: {name}'s. The others are drawn by their words.",
+                            f"identity goes into a prompt: {name}'s. The others are drawn by their words. "
+                            "With apart='regions' each is drawn by its own pictures.",
                             stacklevel=6,
                         )
             read = self.read([texts[j] for j in mine], pictures) if mine else []
@@ -347,8 +350,58 @@ class IdentityReader:
                 found[j] = prompt
         return found
 
+    def read_regions(self, panels, images):
+        """What each character of panels of several reads, where one of them has pictures: the prompt with the
+        character's own trigger word and pictures, and without any for those who have none.
 
-def first_trigger(prompt, trigger_word):
-    """The prompt with the first of its trigger words alone."""
-    parts = re.split(rf"\b{re.escape(trigger_word)}\b", prompt)
-    return " ".join((parts[0] + trigger_word + "".join(parts[1:])).split())
+        Parameters
+        ----------
+        panels : list of F Panel
+        images : dict or whatever else `read_story` takes
+            Name -> pictures; without names nobody is told from the others, and nothing is read.
+
+        Returns
+        -------
+        list of (int, int, Tensor [77, D])
+            Panel, region (the character's place in ``panel.characters``) and states.
+
+        Raises
+        ------
+        ValueError
+            Not one trigger word for each character with pictures.
+        """
+        found, images = [], images if isinstance(images, dict) else {}
+        asked = {name: [] for name in images}  # name -> its panels, regions and texts
+        for j, panel in enumerate(panels):
+            pictured = [name for name in panel.characters if name in images]
+            if len(panel.characters) < 2 or not pictured:
+                continue
+            if (there := len(_parts(panel.prompt, self.trigger_word)) - 1) != len(pictured):
+                raise ValueError(
+                    f"Panel {j + 1} holds the trigger word {self.trigger_word!r} {there} times, and "
+                    f"{' and '.join(pictured)} have pictures: it must stand once in the description of each, "
+                    "and each be named once."
+                )
+            for r, name in enumerate(panel.characters):
+                if name in images:
+                    text = one_trigger(panel.prompt, self.trigger_word, pictured.index(name))
+                    asked[name].append((j, r, text))
+                else:
+                    text = " ".join("".join(_parts(panel.prompt, self.trigger_word)).split())
+                    found.append((j, r, self.prompts([text])[0][0]))
+        for name, theirs in asked.items():
+            read = self.read([text for *_, text in theirs], images[name]) if theirs else []
+            found += [(j, r, p.prompt_embeds[0]) for (j, r, _), p in zip(theirs, read, strict=True)]
+        return found
+
+
+def _parts(prompt, trigger_word):
+    """A prompt, cut where its trigger word stands."""
+    return re.split(rf"\b{re.escape(trigger_word)}\b", prompt)
+
+
+def one_trigger(prompt, trigger_word, which=0):
+    """The prompt with one of its trigger words alone, the first by default."""
+    parts = _parts(prompt, trigger_word)
+    before, after = parts[: which + 1], parts[which + 1 :]
+    return " ".join(("".join(before) + trigger_word + "".join(after)).split())

@@ -23,6 +23,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from .places import WORDS
+
 PRONOUNS = ("he", "she", "it")
 #: words that go on with how somebody looks; behind the first of them stands no noun of who it is
 LOOKS = set("in with without wearing dressed and of named called who that whose".split())
@@ -179,7 +181,7 @@ class Mentions:
                 if who is None:
                     break
                 text, end = f"{text[:at]}[{who}]{rest}", at + len(who) + 2
-            if not (joined := re.match(r" and ", text[end:], re.I)):
+            if not (joined := re.match(rf"( ({'|'.join(WORDS[3])}))? and ", text[end:], re.I)):
                 break
             at = end + joined.end()
         names = tuple(dict.fromkeys(map(self.key, re.findall(r"\[([^\[\]]*)\]", text))))

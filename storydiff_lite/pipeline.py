@@ -21,6 +21,7 @@ from .neighbours import Carried, Carrying, SubjectPicks, between_ends, watched_l
 from .portable import PortablePicks
 from .portable import initial_noise as portable_noise
 from .prompts import PromptEncoder, has_trigger, micro_parts
+from .regions import Regions, RegionTexts
 from .schedule import AttentionPlan, self_attention_layers
 from .sdxl.advice import advises
 from .sdxl.loading import Loading
@@ -126,7 +127,8 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         dtype = dtype if isinstance(dtype, torch.dtype) else torch.float32
         with weights.quiet():
             folder = weights.path("micro")
-            pipe = super().from_pretrained(folder, local_files_only=True, **micro_parts(dtype) | kwargs)
+            kwargs = micro_parts(dtype, kwargs) | kwargs
+            pipe = super().from_pretrained(folder, local_files_only=True, **kwargs)
         if name == "micro-int8":
             for part in (pipe.unet, pipe.vae.decoder, pipe.vae.post_quant_conv):
                 round_weights(part)
@@ -143,6 +145,7 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         window=None,
         long_story="passes",
         picks="random",
+        apart="regions",
         start_merge_step=None,
         num_inference_steps=None,
         guidance_scale=5.0,
@@ -342,10 +345,16 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         panels = [panel for story in stories for panel in story]  # B
 
         through = passes(f, window, settings.long_story, sharing=consistency > 0)
+        regions = None  # whose tokens are whose
+        if settings.apart != "words" and any(len(panel.characters) > 1 for panel in panels):
+            regions = Regions(stories, width / height, self.reading_rule, settings.apart == "isolated")
         identity_prompts = []  # for each panel: what it reads once the identity comes in, or None
         for story, images in zip(stories, id_images, strict=True):
             self._check_carried(story, images)
-            identity_prompts += reader.read_story(story, images)
+            identity_prompts += reader.read_story(story, images, regions is not None)
+        texts = None  # what regions read instead of their panel's prompt
+        if regions:
+            texts = RegionTexts.of(regions, stories, id_images, reader, merge, words=consistency > 0)
         # a long story's prompts are encoded pass by pass: all at once would need memory by its length
         lazy = len(through) > 1 and not any(identity_prompts) and not getattr(self, "_all_hooks", [])
         conditioning = self._conditioning(panels, f, identity_prompts, settings, (height, width), lazy)
@@ -364,18 +373,20 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         may_read = torch.stack([cast.may_read(story, self.reading_rule) for story in stories])  # [S, F, F]
         in_layers = window if len(through) == 1 else None  # with several passes, these are the windows
         if consistency > 0 and any(panel.characters for panel in panels):
-            cast.check(may_read, through, in_layers)
+            cast.check(may_read if regions is None else regions.may_read, through, in_layers)
         kind = self.attention_plan
         if subject:
             words, later = (w.view(len(stories), f, -1) for w in self._words(panels, identity_prompts))
             kind = functools.partial(SubjectPicks, words=words, later=(merge, later), aspect=height / width)
         plan = kind(may_read, consistency, seeds, settings.schedule, in_layers)
+        plan.regions = regions
         if portable:
             plan.draw = PortablePicks(self_attention_layers(self.unet, "all"))
         self._num_timesteps = len(timesteps)
         recorder = inputs.recorder
         with (
             recorder.watching(self.unet, plan, stories, self.tokenizer) if recorder else nullcontext(),
+            texts.installed(self.unet, plan) if texts else nullcontext(),
             plan.installed(self.unet, settings.layers) if consistency > 0 else nullcontext(),
         ):
             latents = denoise(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .attention import ConsistentSelfAttention, reading_lists
+from .attention import ConsistentSelfAttention, reading_lists, region_lists
 from .windows import Pass
 
 
@@ -133,7 +133,8 @@ class AttentionPlan:
         self.sampling_rate, self.schedule = sampling_rate, schedule or SamplingSchedule()
         self.window, self.reads = window, reads
         self.now = Pass(0, range(f))  # the pass at hand: whoever sends panels through the U-Net says it here
-        self.bank = {}  # layer -> keys and values of the writers' picks, [H S, W, K, C]; of this step only
+        self.bank = {}  # layer -> keys, values [H S, W, K, C] of the writers' picks, and these; of this step
+        self.regions = None  # whose tokens are whose, where panels show several: `regions.Regions`
         self.draw = None  # draws picks instead of `order`: `portable.PortablePicks`
         self.watch = None  # a recorder's: called with (layer, attn, q, k, lists) of each consistent layer
 
@@ -170,8 +171,16 @@ class AttentionPlan:
         return torch.stack(rows)
 
     def lists(self, layer, n, halves):
-        """Which tokens each of the R = H S F panels of this pass reads: LongTensor [R, L], or a list of R."""
+        """Which tokens each of the R = H S F panels of this pass reads: LongTensor [R, L], or a list of R.
+
+        With regions, two lists: tokens that read, and what they read (`attention.region_lists`).
+        """
         picks = self.picks(layer, n).expand(halves, -1, -1, -1)  # [H, S, F, K], both halves the same
+        if self.regions:
+            picks = picks.flatten(0, 1)  # [H S, F, K]
+            own = torch.arange(picks.shape[0] * picks.shape[1] * n).view(*picks.shape[:2], n)
+            held = self.now.panels
+            return region_lists(own, own[..., :1] + picks, *self.regions.between(held, held, picks, n))
         lists = self.reads(picks, n, self.may_read_now())
         return lists if isinstance(lists, list) else lists.flatten(0, -2)
 

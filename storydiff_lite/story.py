@@ -8,10 +8,11 @@
     [Bruno] walking and [Mia] waving on the beach   # and of somebody who waited there.
 
 The first lines, up to an empty one, say who is who: ``[Name] description``. In a panel ``[Name]`` stands for
-that description; the panel shows one of the characters, or several. ``[NC]`` at the beginning of a panel: it
-shows nobody. What stands before ``#`` is drawn, what stands after it is printed under the panel; nothing is
-printed where nothing stands after it. ``【Name】`` and ``＃``, of an East Asian keyboard, are read as
-``[Name]`` and ``#``.
+that description; the panel shows one of the characters, or several. These stand side by side as they are
+named, unless a word behind each name says where: ``[Mia] right and [Bruno] left``, of three also
+``middle``. ``[NC]`` at the beginning of a panel: it shows nobody. What stands before ``#`` is drawn, what
+stands after it is printed under the panel; nothing is printed where nothing stands after it. ``【Name】`` and
+``＃``, of an East Asian keyboard, are read as ``[Name]`` and ``#``.
 
 A panel may begin with "the bear", "he", "she" or "it" for somebody who was named before (`mentions`).
 
@@ -29,6 +30,7 @@ import warnings
 from dataclasses import dataclass, field
 
 from .mentions import Mentions
+from .places import boxes
 
 NC = "[NC]"
 
@@ -69,6 +71,12 @@ class Panel:
     carried : (str, str), optional
         What the prompt begins with, and the phrase of an earlier panel that is read there instead: ``("a
         bear", "a grey bear in a red outfit")``, see `mentions` and `neighbours.carried`.
+    places : tuple, optional
+        Where each of several characters stands: ``"left"``, ``"middle"``, ``"right"``, or a box; side by side
+        in order of mention by default (`places.boxes`).
+    described : tuple of str, optional
+        The words of the prompt that describe each of several characters, who else's region does not read
+        them (`regions.own_words`).
     """
 
     prompt: str
@@ -77,6 +85,8 @@ class Panel:
     no_character: bool = False
     characters: tuple[str, ...] = ()
     carried: tuple[str, str] | None = None
+    places: tuple = ()
+    described: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self):
         if not isinstance(self.prompt, str):
@@ -91,6 +101,13 @@ class Panel:
             raise ValueError(
                 f"The prompt {self.prompt!r} of a panel must begin with what the carried phrase stands for, "
                 f"{self.carried[0]!r}."
+            )
+        if self.places:
+            boxes(self.characters, self.places)
+        if self.described and len(self.described) != len(self.characters):
+            raise ValueError(
+                f"There are {len(self.described)} descriptions of {len(self.characters)} characters: give "
+                "one for each, in their order, or none."
             )
 
     @property
@@ -250,6 +267,8 @@ _DECLARATION = re.compile(rf"[\s{_UNSEEN}]*\[([^\[\]#]*)\]([^\[\]#]*)")  # one n
 _SEPARATORS = re.compile(r"[\s:：=|,，;；>→–—-]+")  # behind a name: "[Mia]: a cat", "[Mia] - a cat"
 _AFTER_NC = re.compile(r"(?:[:：]\s*|[–—-]\s+)+")  # "[NC]: the sea"; but "[NC] -5 degrees"
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
+_PLACE = re.compile(r"(\[[^\[\]]*\])\s+(left|middle|right)\b,?")  # "[Bo] left, waving"
+_OPPOSITE = {"left": "right", "right": "left", "middle": "right"}
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _END = re.compile(r"(?:[.!?…]+[\"'”’»)]*(?=\s+\S))|(?:[。！？]+[」』”]*(?=\s*\S))")
 _ABBREVIATIONS = {"mr", "mrs", "ms", "dr", "st", "prof", "sr", "jr", "vs", "e.g", "i.e"}
@@ -457,8 +476,8 @@ class _Reader:
         whole = _spaced(prompt[skip:])
         if no_character and (m := _AFTER_NC.match(whole)):
             whole = whole[m.end() :]
-        drawn = whole.rstrip(" .!?…。！？") if sentence else whole
-        resolved = self.mentions.read(drawn, bool(no_character))
+        written = whole.rstrip(" .!?…。！？") if sentence else whole
+        resolved = self.mentions.read(written, bool(no_character))
         for unclear in resolved.unclear:
             warnings.warn(str(self.error(unclear, begin + first)), stacklevel=6)
         if self.cast and not resolved.names and not no_character:
@@ -467,23 +486,50 @@ class _Reader:
                 "in it, or begin it with [NC].",
                 begin + first,
             )
+        names = list(resolved.names)
+        places = self._places(resolved.text, names, begin + first)
+        whole, drawn = (_PLACE.sub(r"\1", text) if places else text for text in (whole, resolved.text))
         if not drawn:
             raise self.error("a panel of the story is empty: say what it shows.", begin + first)
         caption = None
         if mark:
             caption = " ".join(self.text[begin + len(prompt) + 1 : end].split())
-        elif sentence or names or no_character or resolved.text != drawn:
+        elif sentence or names or no_character or resolved.text != written:
             caption = whole  # as it was written, without brackets
         self.written.append(
-            (NC + " ") * bool(no_character) + drawn + ("" if caption is None else f" # {caption}".rstrip())
+            (NC + " ") * bool(no_character) + written + ("" if caption is None else f" # {caption}".rstrip())
         )
         return Panel(
-            _BRACKETS.sub(lambda m: self.cast[_name(m[1])], resolved.text),
+            _BRACKETS.sub(lambda m: self.cast[_name(m[1])], drawn),
             caption and self._without_brackets(caption),
             no_character=bool(no_character),
             characters=resolved.names,
+            places=places,
+            described=tuple(self.cast[name] for name in names) if len(names) > 1 else (),
             carried=resolved.carried,
         )
+
+    def _places(self, prompt, names, offset):
+        """The words for places behind the names of a panel of several; none unless each name has one."""
+        found = {}
+        for m in _PLACE.finditer(prompt):
+            found.setdefault(_name(m[1][1:-1]), m[2])
+        if len(names) < 2 or not found:
+            return ()
+        if missing := [name for name in names if name not in found]:
+            name, word = next(iter(found.items()))
+            warnings.warn(
+                f"{word!r} behind [{name}] is drawn as a word, for [{missing[0]}] has no place. If it is "
+                f"one, say where everybody stands: '[{missing[0]}] {_OPPOSITE[word]}'.",
+                stacklevel=2,
+            )
+            return ()
+        places = tuple(found[name] for name in names)
+        try:
+            boxes(names, places)
+        except ValueError as error:
+            raise self.error(str(error), offset) from None
+        return places
 
     def _without_brackets(self, caption):
         """A caption in which ``[Name]`` is the name; other brackets are as they were typed."""

@@ -83,7 +83,7 @@ SIZES = {
     "long_stories": (4, 1),
 }
 #: records of other kinds, each tested in the file of its mechanism
-OWN_TESTS = ("video", "cast", "motion", "spaces", "passages", "neighbours")
+OWN_TESTS = ("video", "cast", "regions", "motion", "spaces", "passages", "neighbours")
 
 
 @pytest.mark.parametrize("name", [n for n in experiments.EXPERIMENTS if n not in OWN_TESTS])

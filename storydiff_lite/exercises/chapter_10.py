@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from . import exercise, expect, expect_number, records, same
 
 known = records("chapter_10")
@@ -87,6 +89,103 @@ def may_read(answer):
     for i, readers in enumerate(got):
         who = f"panel {i}, which shows {cast[i]}, is read by {sorted(want[i]) or 'nobody'}"
         expect(readers == want[i], f"Some panel differs: {who}, not {sorted(readers) or 'nobody'}.")
+
+
+# ---------------------------------------------------------------------------------------- token-regions
+
+
+@exercise("token-regions")
+def token_regions(answer):
+    """``answer(boxes, rows, columns) -> list``: the number of each token's box, row by row, or -1."""
+    halves = [(0, 0, 0.5, 1), (0.5, 0, 1, 1)]
+    apart, inside = [(0.5, 0.25, 1, 1), (0, 0, 0.25, 0.75)], [(0.1, 0.0, 0.5, 1.0), (0.5, 0.0, 0.9, 1.0)]
+    cases = (halves, 4, 4), (halves, 2, 6), (apart, 4, 8), (inside, 2, 4), (halves, 3, 3)
+    for boxes, rows, columns in cases:
+        found = answer([tuple(b) for b in boxes], rows, columns)
+        expect(
+            isinstance(found, (list, tuple, torch.Tensor)), "Return a list of numbers, one for each token."
+        )
+        got = torch.as_tensor(found).flatten().tolist()
+        expect(
+            len(got) == rows * columns,
+            f"There are {len(got)} numbers for {rows} x {columns} tokens: give one for each.",
+        )
+        case = boxes, rows, columns
+        want = known.regions_of_tokens(*case)
+        if got == want:
+            continue
+        expect(
+            got != known.nobody_is_the_first(*case), "A token in no box is nobody's: -1, not the first box's."
+        )
+        expect(got != known.from_below(*case), "Rows are counted from above: top is smaller than bottom.")
+        expect(
+            got != known.column_by_column(*case),
+            "Tokens are numbered row by row, as the U-Net lays them out.",
+        )
+        expect(
+            got != known.right_edge_too(*case),
+            "A middle on the edge of two boxes would be in both: left and top belong to a box, right and "
+            "bottom do not.",
+        )
+        expect(
+            got != known.corner(*case),
+            "Take the middle of a token, (column + 1/2) / columns, and not its corner.",
+        )
+        wrong = next(t for t, (a, b) in enumerate(zip(got, want, strict=True)) if a != b)
+        expect(
+            False,
+            f"{rows} x {columns} tokens, boxes {boxes}: the token in row {wrong // columns}, column "
+            f"{wrong % columns} is of {want[wrong]}, not {got[wrong]}.",
+        )
+
+
+# ---------------------------------------------------------------------------------------- tokens-read
+
+
+@exercise("region-sizes")
+def region_sizes(answer):
+    """``answer(who, n, rate, times) -> list``: tokens in the reading list of each character of each panel."""
+    cases = (
+        ([("A",), ("B",), ("A", "B")], 16, 1, 1),
+        ([("A",), ("B",), ("A", "B")], 64, 1, 3),
+        ([("A",), ("A", "B"), ("B", "A"), ("C",), ("B",)], 64, 0.5, 3),
+    )
+    for who, n, rate, times in cases:
+        found = answer([tuple(w) for w in who], n, rate, times)
+        expect(isinstance(found, (list, tuple)), "Return a list with a list for each panel.")
+        got = [[int(x) for x in panel] for panel in found]
+        case = who, n, rate, times
+        want = known.sizes(*case)
+        if got == want:
+            continue
+        expect(
+            [len(p) for p in got] == [len(w) for w in who],
+            "Each character of a panel has a list of its own: give a number for each name.",
+        )
+        expect(
+            got != known.own_half(*case),
+            "Regions that are not isolated read all n tokens of their own panel.",
+        )
+        expect(
+            got != known.by_panels(*case),
+            "That is the rule of panels. A panel of one now also reads its character's region in panels of "
+            "two.",
+        )
+        expect(
+            got != known.whole_panels(*case),
+            "Of a panel of two only the character's own half is read: n / 2.",
+        )
+        expect(
+            got != known.times_forgotten(*case), "A token of another panel stands in the list `times` times."
+        )
+        expect(got != known.own_times_too(*case), "The panel's own tokens stand in the list once.")
+        expect(
+            False,
+            f"who = {who}, n = {n}, rate = {rate}, times = {times}: the numbers are {want[0]} for the first "
+            f"panel, not {got[0]}."
+            if got[0] != want[0]
+            else f"Panels of two are wrong: {got}.",
+        )
 
 
 # ---------------------------------------------------------------------------------------- wrap-caption

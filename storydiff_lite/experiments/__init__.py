@@ -15,6 +15,7 @@ from . import (
     neighbours,
     passages,
     records,
+    regions,
     repeats,
     sharing,
     spaces,
@@ -27,7 +28,7 @@ from .records import load, mean_and_interval, quote, summary
 _FIRST = consistency, identity, lora, sharing, failures, comparison, long_stories, repeats, motion
 EXPERIMENTS = {
     module.__name__.rpartition(".")[2]: module.EXPERIMENT
-    for module in (*_FIRST, spaces, video, passages, cast, defaults, neighbours)
+    for module in (*_FIRST, spaces, video, passages, cast, regions, defaults, neighbours)
 }
 
 

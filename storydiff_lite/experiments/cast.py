@@ -95,6 +95,7 @@ def measure_cast(pipe, judge, setting, numbers, batch_size=1, defects=None, **ca
     """One row per story number; ``defects`` as of `measure`."""
     before, stories = pipe.reading_rule, [two(i) for i in numbers]
     call = {"num_inference_steps": STEPS, "output_type": "pt", "batch_size": batch_size} | call
+    call = {"apart": "words"} | call  # the rule is measured by itself; `regions` has a record of its own
     try:
         pipe.reading_rule = RULES[setting["rule"]]
         drawn = pipe.tell_many(stories, numbers, consistency=setting["consistency"], **call)

@@ -175,6 +175,139 @@ ANSWERS["may-read"] = Answers(
 )
 
 
+# ---------------------------------------------------------------------------------------- token-regions
+
+
+def _places(boxes, rows, columns, shift=0.5, closed=False, nobody=-1):
+    found = []
+    for y in range(rows):
+        for x in range(columns):
+            u, v, mine = (x + shift) / columns, (y + shift) / rows, nobody
+            for k, (left, top, right, bottom) in enumerate(boxes):
+                if left <= u and top <= v and (u < right or closed and u == right) and v < bottom:
+                    mine = k
+                    break
+            found.append(mine)
+    return found
+
+
+def _regions_of_tokens(boxes, rows, columns):
+    return _places(boxes, rows, columns)
+
+
+def _regions_by_painting(boxes, rows, columns):
+    import torch
+
+    grid = torch.full((rows, columns), -1)
+    x, y = (torch.arange(columns) + 0.5) / columns, (torch.arange(rows) + 0.5) / rows
+    for k, (left, top, right, bottom) in enumerate(boxes):
+        grid[((top <= y) & (y < bottom))[:, None] & (left <= x) & (x < right)] = k
+    return grid.flatten().tolist()
+
+
+def _corner(boxes, rows, columns):
+    return _places(boxes, rows, columns, shift=0)
+
+
+def _right_edge_too(boxes, rows, columns):
+    return _places(boxes, rows, columns, closed=True)
+
+
+def _nobody_is_the_first(boxes, rows, columns):
+    return _places(boxes, rows, columns, nobody=0)
+
+
+def _column_by_column(boxes, rows, columns):
+    found = _places(boxes, rows, columns)
+    return [found[y * columns + x] for x in range(columns) for y in range(rows)]
+
+
+def _from_below(boxes, rows, columns):
+    found = _places(boxes, rows, columns)
+    return [found[(rows - 1 - y) * columns + x] for y in range(rows) for x in range(columns)]
+
+
+ANSWERS["token-regions"] = Answers(
+    right=[_regions_of_tokens, _regions_by_painting],
+    wrong={
+        "corners": (_corner, "middle of a token"),
+        "the right edge too": (_right_edge_too, "edge of two boxes"),
+        "nobody is the first": (_nobody_is_the_first, "nobody's"),
+        "column by column": (_column_by_column, "row by row"),
+        "from below": (_from_below, "from above"),
+        "one number": (lambda boxes, rows, columns: [0], "one for each"),
+    },
+)
+
+
+# ---------------------------------------------------------------------------------------- tokens-read
+
+
+def _counted(who, n, rate, times, own=None, whole=False, panels=False, own_times=1):
+    found = []
+    for i, names in enumerate(who):
+        sizes = []
+        for name in names:
+            mine = set(names) if panels else {name}
+            read = 0
+            for j, shown in enumerate(who):
+                if j == i or (not set(shown) <= mine if panels else name not in shown):
+                    continue
+                read += rate * n / (1 if panels or whole else len(shown))
+            sizes.append(int((n if own is None else n / len(names)) * own_times + times * read))
+        found.append(sizes)
+    return found
+
+
+def _sizes(who, n, rate, times):
+    return _counted(who, n, rate, times)
+
+
+def _sizes_by_sets(who, n, rate, times):
+    def of(i, name):
+        shares = [1 / len(shown) for j, shown in enumerate(who) if j != i and name in shown]
+        return round(n + times * rate * n * sum(shares))
+
+    return [[of(i, name) for name in names] for i, names in enumerate(who)]
+
+
+def _own_half(who, n, rate, times):
+    return _counted(who, n, rate, times, own="half")
+
+
+def _by_panels(who, n, rate, times):
+    return _counted(who, n, rate, times, panels=True)
+
+
+def _whole_panels(who, n, rate, times):
+    return _counted(who, n, rate, times, whole=True)
+
+
+def _times_forgotten(who, n, rate, times):
+    return _counted(who, n, rate, 1)
+
+
+def _own_times_too(who, n, rate, times):
+    return _counted(who, n, rate, times, own_times=times)
+
+
+def _a_number_a_panel(who, n, rate, times):
+    return [sizes[:1] for sizes in _sizes(who, n, rate, times)]
+
+
+ANSWERS["region-sizes"] = Answers(
+    right=[_sizes, _sizes_by_sets],
+    wrong={
+        "only its own half": (_own_half, "all n tokens"),
+        "the rule of panels": (_by_panels, "rule of panels"),
+        "whole panels": (_whole_panels, "own half is read"),
+        "times forgotten": (_times_forgotten, "`times` times"),
+        "own tokens too": (_own_times_too, "once"),
+        "a number a panel": (_a_number_a_panel, "for each name"),
+    },
+)
+
+
 # ---------------------------------------------------------------------------------------- wrap-caption
 
 
