@@ -145,7 +145,7 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         window=None,
         long_story="passes",
         picks="random",
-        apart="regions",
+        apart="words",
         start_merge_step=None,
         num_inference_steps=None,
         guidance_scale=5.0,

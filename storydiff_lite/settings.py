@@ -22,7 +22,7 @@ PICKS = ("random", "subject")
 #: what draws random numbers, beside torch's generator
 GENERATORS = ("portable",)
 #: what keeps characters of one panel apart
-APART = ("regions", "isolated", "words")
+APART = ("words", "regions", "isolated")
 #: solvers of order 2 and more, by their class names in diffusers
 MULTISTEP = (
     "DEISMultistepScheduler",
@@ -84,10 +84,11 @@ class StorySettings:
         its prompt are (`neighbours.picks`), found in earlier steps of the same run; in the first step any.
         ``"subject"`` goes with windows, banks, a cast and pictures of people; not with
         ``generator="portable"``, nor with ``resume``.
-    apart : {"regions", "isolated", "words"}
-        What keeps the characters of one panel apart, where a panel shows several.  ``"regions"``: each has a
-        part of the panel, and reads its own looks alone in other panels (`regions`); ``"isolated"``: nor do
-        they read each other within the panel; ``"words"``: nothing but the prompt.
+    apart : {"words", "regions", "isolated"}
+        What keeps the characters of one panel apart, where a panel shows several.  ``"words"``: nothing but
+        the prompt.  ``"regions"``: each has a part of the panel, and reads its own looks alone in other
+        panels (`regions`), which keeps looks that no prompt names, and costs some clean pictures (chapter
+        10); ``"isolated"``: nor do they read each other within the panel.
     start_merge_step : int or float, optional
         Delayed conditioning, as released: the steps up to and including this one (counted from 0) read
         the text alone, the later ones the identity too; -1: all read the identity.  A float from 0.0 to
@@ -140,7 +141,7 @@ class StorySettings:
     picks: str = _setting(
         "random", help="which tokens they read: any, or where the prompt's words are", choices=PICKS
     )
-    apart: str = _setting("regions", help="what keeps characters of one panel apart", choices=APART)
+    apart: str = _setting("words", help="what keeps characters of one panel apart", choices=APART)
     start_merge_step: float | int | None = _setting(
         None, help="share of steps by text alone", metavar="SHARE"
     )
@@ -183,7 +184,7 @@ class StorySettings:
                 "at random. Leave one of them out."
             )
         if self.apart not in APART:
-            raise ValueError(f"apart is {self.apart!r}; it must be 'regions', 'isolated' or 'words'.")
+            raise ValueError(f"apart is {self.apart!r}; it must be 'words', 'regions' or 'isolated'.")
         start = self.start_merge_step
         if isinstance(start, numbers.Real) and not isinstance(start, (bool, numbers.Integral)):
             check_number(

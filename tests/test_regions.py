@@ -210,7 +210,8 @@ STORY = "[A] a bear\n[B] a cat\n\n[A] reads\n[B] sits\n[A] and [B] walking\n[NC]
 
 def draw(pipe, story, **more):
     story = parse(story) if isinstance(story, str) else story
-    return pipe(story, num_inference_steps=2, output_type="latent", **more).images
+    call = {"apart": "regions", "num_inference_steps": 2, "output_type": "latent"} | more
+    return pipe(story, **call).images
 
 
 def test_stories_without_a_panel_of_several_are_as_before(tiny_pipe):
@@ -251,7 +252,7 @@ def test_alone_and_in_a_batch(tiny_pipe):
 
 
 def test_what_cannot_be_drawn_is_refused_before_anything_is(tiny_pipe):
-    with pytest.raises(ValueError, match="apart is 'walls'.*'regions', 'isolated' or 'words'"):
+    with pytest.raises(ValueError, match="apart is 'walls'.*'words', 'regions' or 'isolated'"):
         StorySettings(apart="walls")
     with pytest.raises(ValueError, match="passes' or 'bank'"):
         draw(tiny_pipe, STORY, window=3, long_story="attention")
