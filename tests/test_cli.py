@@ -129,7 +129,7 @@ def test_all_settings_reach_the_pipeline(run):
     asked = "--consistency .25 --layers all --schedule released --window 2 --guidance 1.5 --negative rain "
     asked += (
         "--guidance-rescale .5 --same-noise --start-merge-step .5 --height 40 --width 48 --long-story passes "
-        "--generator portable --picks random"
+        "--generator portable --picks random --apart words"
     )
     assert run("tell", "story.txt", "--out", "a.png", "--steps", 2, *asked.split())[0] == 0
     settings = read_recipe("a.png")[0].settings
@@ -140,6 +140,7 @@ def test_all_settings_reach_the_pipeline(run):
         "window": 2,
         "long_story": "passes",
         "picks": "random",
+        "apart": "words",
         "num_inference_steps": 2,
         "guidance_scale": 1.5,
         "guidance_rescale": 0.5,
