@@ -237,7 +237,7 @@ def test_bank_holds_one_step_of_one_call(shared):
     seen = []
 
     def look(pipe, step, t, tensors):
-        seen.append({layer: list(keys.shape[:3]) for layer, (keys, _) in made[-1].bank.items()})
+        seen.append({layer: list(keys.shape[:3]) for layer, (keys, *_) in made[-1].bank.items()})
         return tensors
 
     pipe(STORY, window=3, long_story="bank", callback_on_step_end=look, **FEW)

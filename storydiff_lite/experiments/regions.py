@@ -118,7 +118,7 @@ class OwnTexts(AttentionPlan):
 def draw(pipe, setting: dict, i: int, seed=None, **call):
     """The i-th story under a setting, as `StoryOutput`; ``call``: more arguments of the pipeline's call."""
     panels, _ = two_together(i, setting.get("named", False), setting.get("words", True))
-    call = {"num_inference_steps": STEPS, "seed": i if seed is None else seed} | call
+    call = {"num_inference_steps": STEPS, "seed": i if seed is None else seed, "apart": "regions"} | call
     call |= {k: v for k, v in setting.items() if k not in ("text", "named", "words")}
     plan = partial(OwnTexts, pipe=pipe, panels=panels) if "text" in setting else None
     with drawing(pipe, plan):
