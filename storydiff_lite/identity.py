@@ -343,7 +343,7 @@ class IdentityReader:
                             f"Panel {j + 1} shows {' and '.join(pictured)}, who all have pictures. One "
                             f"identity goes into a prompt: {name}'s. The others are drawn by their words. "
                             "With apart='regions' each is drawn by its own pictures.",
-                            stacklevel=6,
+                            stacklevel=7,
                         )
             read = self.read([texts[j] for j in mine], pictures) if mine else []
             for j, prompt in zip(mine, read, strict=True):

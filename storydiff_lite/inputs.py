@@ -51,9 +51,9 @@ class CallInputs:
         if self.resume is not None:
             self.resume = _resume(self.resume)
 
-    def check(self, scheduler, can):
+    def check(self, settings, scheduler, can):
         """Raise ValueError unless a pipeline with this scheduler, whose callbacks ``can`` get these tensors,
-        can do what it is asked for.
+        can do what it is asked for, with these `StorySettings`.
         """
         unknown = [name for name in self.callback_on_step_end_tensor_inputs if name not in can]
         if unknown:
@@ -67,6 +67,11 @@ class CallInputs:
             raise ValueError(
                 f"resume: {kind} may keep more than the latents between two steps, so that the story would "
                 f"go on as another one. Draw it from the start, or with {', '.join(RESUMABLE)}."
+            )
+        if settings.of_subject:
+            raise ValueError(
+                "resume does not go with picks='subject': where the subject is was found in the steps before "
+                "and is not kept. Draw the story from the start, or with picks='random'."
             )
         if self.generator is not None:
             raise ValueError(

@@ -129,12 +129,15 @@ class Resolved:
         As of `story.Panel`.
     unclear : tuple of str
         What the warnings say.
+    said : tuple of str
+        The words that ``[Name]`` stands for, such as ``"he"``, as they were written.
     """
 
     text: str
     names: tuple[str, ...] = ()
     carried: tuple[str, str] | None = None
     unclear: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
 
 
 @dataclass
@@ -171,7 +174,7 @@ class Mentions:
         return self._in_cast(text) if self.cast else self._free(text)
 
     def _in_cast(self, text):
-        at, unclear = 0, []
+        at, unclear, said = 0, [], []
         while True:
             if m := re.match(r"\[([^\[\]]*)\]", text[at:]):
                 end = at + m.end()
@@ -180,13 +183,14 @@ class Mentions:
                 unclear += doubt
                 if who is None:
                     break
+                said.append(text[at : len(text) - len(rest)])
                 text, end = f"{text[:at]}[{who}]{rest}", at + len(who) + 2
             if not (joined := re.match(rf"( ({'|'.join(WORDS[3])}))? and ", text[end:], re.I)):
                 break
             at = end + joined.end()
         names = tuple(dict.fromkeys(map(self.key, re.findall(r"\[([^\[\]]*)\]", text))))
         self._named(*names)
-        return Resolved(text, names, None, tuple(unclear))
+        return Resolved(text, names, None, tuple(unclear), tuple(said))
 
     def _free(self, text):
         who, rest, unclear = self._mention(text)

@@ -14,20 +14,18 @@ from diffusers.utils import BaseOutput
 from . import cast, weights
 from .autoencoder import precise, to_pixels
 from .denoising import Conditioning, begin, denoise, initial_noise
-from .identity import IdentityPrompt, IdentityReader
+from .identity import IdentityPrompt
 from .inputs import CallInputs
 from .int8 import round_weights
-from .neighbours import Carried, Carrying, SubjectPicks, between_ends, watched_layers
-from .portable import PortablePicks
+from .neighbours import Carrying
+from .plan import StoryPlan
 from .portable import initial_noise as portable_noise
-from .prompts import PromptEncoder, has_trigger, micro_parts
-from .regions import Regions, RegionTexts
-from .schedule import AttentionPlan, self_attention_layers
+from .prompts import PromptEncoder, micro_parts
+from .schedule import AttentionPlan
 from .sdxl.advice import advises
 from .sdxl.loading import Loading
 from .settings import StorySettings, check_number, check_seed, default_steps
 from .story import as_panels
-from .windows import passes
 
 
 @dataclass
@@ -324,70 +322,36 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
     @torch.no_grad()
     def _tell(self, stories, seeds, settings, *, inputs, id_images):
         """S stories of F panels each: B = S * F pictures in one batch, story by story."""
-        height, width = self.picture_size(settings.height, settings.width)
+        size = height, width = self.picture_size(settings.height, settings.width)
         f = len(stories[0])
-        self_attention_layers(self.unet, settings.layers)  # an error now, if there are none
-        subject = settings.picks == "subject" and 0 < settings.consistency < 1  # else all or nothing is read
-        if subject:
-            self._check_subject_picks(inputs.resume)
-        inputs.check(self.scheduler, self._callback_tensor_inputs)
-        reader = IdentityReader(self.id_encoder, self.prompts, self.feature_extractor, self.trigger_word)
-        id_images = [reader.pictures(images) for images in id_images]  # per story: list of pictures, or None
-        if any(id_images):
-            self.check_identity_lora()
-        num_inference_steps = settings.num_inference_steps or default_steps(self.scheduler)
-        merge = settings.first_merged_step(num_inference_steps, warn=any(id_images))
-        consistency, window = settings.consistency, settings.window
+        inputs.check(settings, self.scheduler, self._callback_tensor_inputs)
+        negatives = settings.negatives(f)
+        steps = settings.num_inference_steps or default_steps(self.scheduler)
+        plan = StoryPlan.of(self, stories, seeds, settings, id_images, steps, height / width)
         self._guidance_scale, self._guidance_rescale = settings.guidance_scale, settings.guidance_rescale
         self._interrupt = False
         self._clip_skip = self._cross_attention_kwargs = self._denoising_end = None
-        device = self._execution_device
         panels = [panel for story in stories for panel in story]  # B
+        conditioning = self._conditioning(plan, panels, negatives, settings, size)
 
-        through = passes(f, window, settings.long_story, sharing=consistency > 0)
-        regions = None  # whose tokens are whose
-        if settings.apart != "words" and any(len(panel.characters) > 1 for panel in panels):
-            regions = Regions(stories, width / height, self.reading_rule, settings.apart == "isolated")
-        identity_prompts = []  # for each panel: what it reads once the identity comes in, or None
-        for story, images in zip(stories, id_images, strict=True):
-            self._check_carried(story, images)
-            identity_prompts += reader.read_story(story, images, regions is not None)
-        texts = None  # what regions read instead of their panel's prompt
-        if regions:
-            texts = RegionTexts.of(regions, stories, id_images, reader, merge, words=consistency > 0)
-        # a long story's prompts are encoded pass by pass: all at once would need memory by its length
-        lazy = len(through) > 1 and not any(identity_prompts) and not getattr(self, "_all_hooks", [])
-        conditioning = self._conditioning(panels, f, identity_prompts, settings, (height, width), lazy)
         shape = self.unet.config.in_channels, height // self.vae_scale_factor, width // self.vae_scale_factor
-        portable, noise = settings.generator == "portable", inputs.latents
-        if portable and noise is None:
+        noise = inputs.latents
+        if settings.generator == "portable" and noise is None:
             noise = portable_noise(seeds, f, shape, settings.same_noise)
         latents, generator = initial_noise(seeds, f, shape, settings.same_noise, inputs.generator, noise)
         scheduler, timesteps, step_arguments = begin(
-            self.scheduler, num_inference_steps, device, settings.eta, generator
+            self.scheduler, steps, self._execution_device, settings.eta, generator
         )
-        latents = latents.to(device, conditioning.add_time_ids.dtype) * scheduler.init_noise_sigma
+        latents = latents.to(self._execution_device, conditioning.add_time_ids.dtype)
+        latents = latents * scheduler.init_noise_sigma
         first, *start = inputs.begun(latents, len(timesteps))  # a step, [B, 4, h, w]
-        del latents  # the loop alone holds the noise, and lets it go
+        del latents, noise  # the loop alone holds the noise, and lets it go
 
-        may_read = torch.stack([cast.may_read(story, self.reading_rule) for story in stories])  # [S, F, F]
-        in_layers = window if len(through) == 1 else None  # with several passes, these are the windows
-        if consistency > 0 and any(panel.characters for panel in panels):
-            cast.check(may_read if regions is None else regions.may_read, through, in_layers)
-        kind = self.attention_plan
-        if subject:
-            words, later = (w.view(len(stories), f, -1) for w in self._words(panels, identity_prompts))
-            kind = functools.partial(SubjectPicks, words=words, later=(merge, later), aspect=height / width)
-        plan = kind(may_read, consistency, seeds, settings.schedule, in_layers)
-        plan.regions = regions
-        if portable:
-            plan.draw = PortablePicks(self_attention_layers(self.unet, "all"))
         self._num_timesteps = len(timesteps)
-        recorder = inputs.recorder
+        attention, recorder = plan.attention, inputs.recorder
         with (
-            recorder.watching(self.unet, plan, stories, self.tokenizer) if recorder else nullcontext(),
-            texts.installed(self.unet, plan) if texts else nullcontext(),
-            plan.installed(self.unet, settings.layers) if consistency > 0 else nullcontext(),
+            recorder.watching(self.unet, attention, stories, self.tokenizer) if recorder else nullcontext(),
+            plan.installed(self.unet, settings.layers),
         ):
             latents = denoise(
                 self,
@@ -395,9 +359,9 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
                 timesteps,
                 start.pop,
                 conditioning,
-                plan,
-                through,
-                merge,
+                attention,
+                plan.passes,
+                plan.merge,
                 first,
                 inputs.callback_on_step_end,
                 inputs.callback_on_step_end_tensor_inputs,
@@ -415,11 +379,11 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
             for j, (story, seed) in enumerate(zip(stories, seeds, strict=True))
         ]
 
-    def _conditioning(self, panels, f, identity_prompts, settings, size, lazy):
-        """`Conditioning` of all panels, of stories of ``f``."""
-        own = _negatives(settings.negative_prompt, f) * (len(panels) // f)
-        own = [
-            n if p.negative_prompt is None else p.negative_prompt for p, n in zip(panels, own, strict=True)
+    def _conditioning(self, plan, panels, negatives, settings, size):
+        """`Conditioning` of B panels, of stories with these ``negatives`` [F]."""
+        negatives = [
+            negative if panel.negative_prompt is None else panel.negative_prompt
+            for panel, negative in zip(panels, negatives * (len(panels) // len(negatives)), strict=True)
         ]
         add_time_ids = self._get_add_time_ids(
             tuple(settings.original_size or size),
@@ -428,55 +392,17 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
             dtype=self.text_encoder_2.dtype,
             text_encoder_projection_dim=self.text_encoder_2.config.projection_dim,
         )
-        encoder, prompts = self.prompts, [_prompt(panel) for panel in panels]
-        if any(panel.carried for panel in panels):
-            encoder = Carrying(encoder)
+        carried = any(panel.carried for panel in panels)
+        # a long story's prompts are encoded pass by pass: all at once would need memory by its length
+        lazy = not any(plan.identity_prompts) and not getattr(self, "_all_hooks", [])
         return Conditioning.of(
-            encoder,
-            prompts,
-            own if self.do_classifier_free_guidance else None,
-            identity_prompts,
+            Carrying(self.prompts) if carried else self.prompts,
+            plan.prompts,
+            negatives if self.do_classifier_free_guidance else None,
+            plan.identity_prompts,
             add_time_ids.to(self._execution_device),  # [1, 6]
-            lazy,
+            lazy and len(plan.passes) > 1,
         )
-
-    def _words(self, panels, identity_prompts):
-        """Which tokens of B panels' prompts are words, bool [B, 77]: before an identity is read, and then."""
-        end, trigger = self.tokenizer.eos_token_id, self.trigger_word
-        words = between_ends(self.prompts.ids([panel.full_prompt for panel in panels])[:, 0], end)
-        later = words.clone()
-        for j, prompt in enumerate(identity_prompts):
-            if prompt is None:
-                continue
-            pictures, text = int(prompt.class_tokens_mask.sum()), [panels[j].prompt]
-            words[j] = between_ends(self.prompts.text_only_ids(text, trigger)[:, 0], end)[0]
-            ids, _ = self.prompts.class_token_ids(text, pictures, trigger)
-            later[j] = between_ends(ids[:, 0], end)[0]
-        return words, later
-
-    def _check_subject_picks(self, resume):
-        """Raise ValueError where picks='subject' cannot be drawn."""
-        watched_layers(self.unet)
-        if resume is not None:
-            raise ValueError(
-                "resume does not go with picks='subject': where the subject is was found in the steps before "
-                "and is not kept. Draw the story from the start, or with picks='random'."
-            )
-        if self.attention_plan is not AttentionPlan:
-            raise ValueError(
-                f"picks='subject' is the plan of StoryDiffusion, and this pipeline draws with another one, "
-                f"{self.attention_plan}. Leave one of them out."
-            )
-
-    def _check_carried(self, story, images):
-        """Raise ValueError where a phrase that is carried names somebody of whom there are pictures."""
-        for number, panel in enumerate(story, 1):
-            if images and panel.carried and has_trigger(panel.carried[1], self.trigger_word):
-                raise ValueError(
-                    f"Panel {number} stands for {panel.carried[1]!r}, and pictures of a person cannot be "
-                    f"carried as text. Write it out: {panel.full_prompt!r}; or give the person a name: "
-                    f"'[Name] {panel.carried[1]}' before the story."
-                )
 
     def _check_numbers(self, x, names, part):
         """Raise `NotANumberError` unless all numbers of x [B, ...] are finite; one look at all of them."""
@@ -545,22 +471,3 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
                 )
             sizes.append(size)
         return sizes
-
-
-def _prompt(panel):
-    """What is read for a panel: its prompt, with the phrase that its beginning stands for."""
-    return Carried(panel.prompt, *panel.carried) if panel.carried else panel.prompt
-
-
-def _negatives(prompt, panels):
-    """A negative prompt, or None, for each panel of a story."""
-    if prompt is None or isinstance(prompt, str):
-        return [prompt] * panels
-    if not isinstance(prompt, (list, tuple)) or not all(p is None or isinstance(p, str) for p in prompt):
-        raise TypeError(f"negative_prompt must be text, or a list with one for each panel, not {prompt!r}.")
-    if len(prompt) != panels:
-        raise ValueError(
-            f"The story has {panels} panels and negative_prompt {len(prompt)}: give one for all, or one for "
-            "each."
-        )
-    return list(prompt)

@@ -98,8 +98,8 @@ def initial_noise(seeds, panels, shape, same_noise=False):
     return torch.from_numpy(np.stack(drawn))
 
 
-class PortablePicks:
-    """Draws picks for `schedule.AttentionPlan`, as its ``draw``.
+class PortableOrder:
+    """Draws the order of tokens for `schedule.AttentionPlan`, as its ``draw``: picks come out as `pick`'s.
 
     Parameters
     ----------
@@ -110,7 +110,10 @@ class PortablePicks:
     def __init__(self, layers):
         self.number = {name: i for i, name in enumerate(layers)}
 
-    def __call__(self, seed, step, layer, panels, n, k):
-        """LongTensor [F, K] for these panels (a range) of a story."""
-        rows = [pick(seed, panel, self.number[layer], step, n, k) for panel in panels]
-        return torch.from_numpy(np.stack(rows))
+    def __call__(self, seed, step, layer, panels, n):
+        """A number for each token of these panels (a range) of a story, 0 to 1, float64 [F, n]; no two equal:
+        the smaller its word the larger, of equal words the first.
+        """
+        words = [random_words(seed, panel, PICKS + self.number[layer], step, n) for panel in panels]
+        rank = torch.from_numpy(np.stack(words).astype(np.float64)) * n + torch.arange(n)
+        return 1 - rank / (2**32 * n)

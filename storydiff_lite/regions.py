@@ -18,6 +18,7 @@ import torch
 
 from . import cast
 from .places import boxes
+from .schedule import grid_of
 
 #: how many times a token of another panel counts beside one of the panel's own.  A panel of two has all of
 #: its own to read, of which half are somebody else's, and few of each character's elsewhere; on validation
@@ -32,7 +33,7 @@ class Regions:
     ----------
     stories : list of S lists of F Panel
     aspect : float
-        Width of a picture divided by its height.
+        Height over width of the pictures.
     rule : callable
         As of `cast.may_read`.
     isolated : bool
@@ -56,10 +57,7 @@ class Regions:
     def of(self, n):
         """The region of each token of a layer of n, LongTensor [S, F, n]."""
         if n not in self._of:
-            rows = round((n / self.aspect) ** 0.5)
-            columns = n // rows
-            if rows * columns != n:
-                raise ValueError(f"A layer of {n} tokens is no grid of width / height = {self.aspect:g}.")
+            rows, columns = grid_of(n, self.aspect)
             y = ((torch.arange(rows) + 0.5) / rows)[:, None]
             x = ((torch.arange(columns) + 0.5) / columns)[None]
             found = torch.full((*self.may_read.shape[:2], rows, columns), self.may_read.shape[-1] - 1)

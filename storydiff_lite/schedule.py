@@ -15,6 +15,13 @@ def stable_random(*parts):
     return random.Random("/".join(map(str, parts)))
 
 
+def random_order(seed, step, layer, panels, n):
+    """A number for each of n tokens of these panels (a range) of a story, 0 to 1, [F, n]; on the CPU."""
+    first = [panels.start] if panels.start else []
+    number = stable_random("picks", seed, step, layer, *first).getrandbits(62)
+    return torch.rand(len(panels), n, generator=torch.Generator().manual_seed(number))
+
+
 @dataclass(frozen=True)
 class SamplingSchedule:
     """In which denoising steps a layer's attention is consistent.
@@ -101,6 +108,18 @@ def self_attention_layers(unet, layers="up"):
     return [n for n in names if n in chosen]
 
 
+def grid_of(n, aspect=1.0):
+    """Rows and columns of a layer of n tokens, in a picture ``aspect`` times as high as wide; ValueError
+    where there are no such.
+    """
+    rows = max(1, round((n * aspect) ** 0.5))
+    if n % rows or abs(n / rows * aspect - rows) > 0.5:
+        raise ValueError(
+            f"A layer of {n} tokens has no whole rows in a picture {aspect:g} times as high as wide."
+        )
+    return rows, n // rows
+
+
 class AttentionPlan:
     """Who reads whom, when, where and which tokens: made for one call of the pipeline, then dropped.
 
@@ -135,7 +154,7 @@ class AttentionPlan:
         self.now = Pass(0, range(f))  # the pass at hand: whoever sends panels through the U-Net says it here
         self.bank = {}  # layer -> keys, values [H S, W, K, C] of the writers' picks, and these; of this step
         self.regions = None  # whose tokens are whose, where panels show several: `regions.Regions`
-        self.draw = None  # draws picks instead of `order`: `portable.PortablePicks`
+        self.draw = random_order  # of tokens; `portable.PortableOrder` draws what a page can draw too
         self.watch = None  # a recorder's: called with (layer, attn, q, k, lists) of each consistent layer
 
     @classmethod
@@ -156,19 +175,12 @@ class AttentionPlan:
         k, f = round(self.sampling_rate * n), len(self.now.panels)
         if k == n:
             return torch.arange(n).expand(len(self.seeds), f, n)
-        if self.draw is None:
-            return self.order(layer, n).topk(k, dim=2).indices.sort(dim=2).values
-        drawn = (self.draw(seed, self.now.step, layer, self.now.panels, n, k) for seed in self.seeds)
-        return torch.stack(list(drawn))
+        return self.order(layer, n).topk(k, dim=2).indices.sort(dim=2).values
 
     def order(self, layer, n):
         """A number for each token, [S, F, n], 0 to 1 at random: the K tokens with the largest are picked."""
-        f, first = len(self.now.panels), self.now.panels.start
-        rows, place = [], (self.now.step, layer, *([first] if first else []))
-        for seed in self.seeds:
-            number = stable_random("picks", seed, *place).getrandbits(62)
-            rows.append(torch.rand(f, n, generator=torch.Generator().manual_seed(number)))
-        return torch.stack(rows)
+        drawn = (self.draw(seed, self.now.step, layer, self.now.panels, n) for seed in self.seeds)
+        return torch.stack(list(drawn))
 
     def lists(self, layer, n, halves):
         """Which tokens each of the R = H S F panels of this pass reads: LongTensor [R, L], or a list of R.

@@ -178,11 +178,6 @@ class StorySettings:
             )
         if self.picks not in PICKS:
             raise ValueError(f"picks is {self.picks!r}; it must be 'random' or 'subject'.")
-        if self.picks == "subject" and self.generator is not None:
-            raise ValueError(
-                "picks='subject' does not go with generator='portable', whose picks are those of the page: "
-                "at random. Leave one of them out."
-            )
         if self.apart not in APART:
             raise ValueError(f"apart is {self.apart!r}; it must be 'words', 'regions' or 'isolated'.")
         start = self.start_merge_step
@@ -206,6 +201,27 @@ class StorySettings:
         if isinstance(self.negative_prompt, str):
             check_text(self.negative_prompt, "The negative prompt")
 
+    @property
+    def of_subject(self):
+        """Whether picks are drawn from the subject: where none or all of the tokens are read, none are."""
+        return self.picks == "subject" and 0 < self.consistency < 1
+
+    def negatives(self, panels):
+        """A negative prompt, or None, for each panel of a story of so many."""
+        prompt = self.negative_prompt
+        if prompt is None or isinstance(prompt, str):
+            return [prompt] * panels
+        if not isinstance(prompt, (list, tuple)) or not all(p is None or isinstance(p, str) for p in prompt):
+            raise TypeError(
+                f"negative_prompt must be text, or a list with one for each panel, not {prompt!r}."
+            )
+        if len(prompt) != panels:
+            raise ValueError(
+                f"The story has {panels} panels and negative_prompt {len(prompt)}: give one for all, or one "
+                "for each."
+            )
+        return list(prompt)
+
     def first_merged_step(self, steps, warn=True):
         """The first of ``steps`` (counted from 0) that reads the identity.
 
@@ -217,13 +233,13 @@ class StorySettings:
             warnings.warn(
                 f"start_merge_step={start!r} of {steps} steps: no step reads the identity, and id_images "
                 "change nothing. Give a smaller share (0.2), or a smaller step.",
-                stacklevel=6,
+                stacklevel=7,
             )
         elif warn and merge == 2 and start == 1:
             warnings.warn(
                 "start_merge_step=1 is a step, counted from 0: the identity is read from the third step on. "
                 "A share of the steps is written with a point: 1.0 is all of them, which never reads it.",
-                stacklevel=6,
+                stacklevel=7,
             )
         return merge
 

@@ -30,7 +30,11 @@ import warnings
 from dataclasses import dataclass, field
 
 from .mentions import Mentions
+from .panels import Panel
 from .places import boxes
+from .sentences import sentences, spans
+
+__all__ = ["NC", "Panel", "Story", "StoryError", "as_panels", "parse", "read_story", "sentences"]
 
 NC = "[NC]"
 
@@ -49,76 +53,6 @@ class StoryError(ValueError):
     def __init__(self, what, line, column):
         super().__init__(f"Line {line}, column {column} of the story: {what}")
         self.line, self.column = line, column
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One picture of a story.
-
-    Parameters
-    ----------
-    prompt : str
-        What is drawn.
-    caption : str, optional
-        What is printed under it, ``""`` for nothing; the prompt when it is left out.
-    negative_prompt : str, optional
-        What is not drawn, for this panel only.
-    no_character : bool
-        ``[NC]``: nobody of the story is in it, so that it neither reads other panels nor is read.
-    characters : tuple of str
-        Names of those who are in it. Where a panel of the story has any, panels read only panels that show
-        nobody but theirs (`cast.may_read`).
-    carried : (str, str), optional
-        What the prompt begins with, and the phrase of an earlier panel that is read there instead: ``("a
-        bear", "a grey bear in a red outfit")``, see `mentions` and `neighbours.carried`.
-    places : tuple, optional
-        Where each of several characters stands: ``"left"``, ``"middle"``, ``"right"``, or a box; side by side
-        in order of mention by default (`places.boxes`).
-    described : tuple of str, optional
-        The words of the prompt that describe each of several characters, who else's region does not read
-        them (`regions.own_words`).
-    """
-
-    prompt: str
-    caption: str | None = None
-    negative_prompt: str | None = None
-    no_character: bool = False
-    characters: tuple[str, ...] = ()
-    carried: tuple[str, str] | None = None
-    places: tuple = ()
-    described: tuple[str, ...] = field(default=(), compare=False, repr=False)
-
-    def __post_init__(self):
-        if not isinstance(self.prompt, str):
-            raise TypeError(f"The prompt of a panel must be text, not {type(self.prompt).__name__}.")
-        if not self.prompt.strip():
-            raise ValueError("A panel has an empty prompt: say what it shows, or leave the panel out.")
-        if isinstance(self.characters, str):
-            raise TypeError(f"The characters of a panel are a tuple of names, not {self.characters!r}.")
-        if self.characters and self.no_character:
-            raise ValueError("A panel with [NC] shows nobody, so it cannot name characters.")
-        if self.carried and not self.prompt.startswith(self.carried[0]):
-            raise ValueError(
-                f"The prompt {self.prompt!r} of a panel must begin with what the carried phrase stands for, "
-                f"{self.carried[0]!r}."
-            )
-        if self.places:
-            boxes(self.characters, self.places)
-        if self.described and len(self.described) != len(self.characters):
-            raise ValueError(
-                f"There are {len(self.described)} descriptions of {len(self.characters)} characters: give "
-                "one for each, in their order, or none."
-            )
-
-    @property
-    def full_prompt(self):
-        """The prompt with the carried phrase written out; the prompt itself where there is none."""
-        return self.carried[1] + self.prompt[len(self.carried[0]) :] if self.carried else self.prompt
-
-    @property
-    def text(self):
-        """The caption, or the prompt where there is none."""
-        return self.prompt if self.caption is None else self.caption
 
 
 @dataclass(frozen=True)
@@ -180,22 +114,6 @@ def read_story(text):
     list of Panel
     """
     return parse(text).panels
-
-
-def sentences(paragraph):
-    """A paragraph, sentence by sentence.
-
-    Parameters
-    ----------
-    paragraph : str
-
-    Returns
-    -------
-    list of str
-        Without the space between them. ``"Mr. Bear"``, ``"3.5"``, ``"J. Bear"``, ``"No. 5"`` and
-        ``'"Stop!" he said'`` do not end a sentence; ``"She said no."`` does.
-    """
-    return [paragraph[a:b] for a, b in _sentences(paragraph)]
 
 
 def as_panels(story):
@@ -270,42 +188,12 @@ _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _PLACE = re.compile(r"(\[[^\[\]]*\])\s+(left|middle|right)\b,?")  # "[Bo] left, waving"
 _OPPOSITE = {"left": "right", "right": "left", "middle": "right"}
 _LINE_END = re.compile(r"\r\n|\r|\n")
-_END = re.compile(r"(?:[.!?…]+[\"'”’»)]*(?=\s+\S))|(?:[。！？]+[」』”]*(?=\s*\S))")
-_ABBREVIATIONS = {"mr", "mrs", "ms", "dr", "st", "prof", "sr", "jr", "vs", "e.g", "i.e"}
 _UNSPACED = re.compile("[\u0e00-\u109f\u1780-\u17ff]")  # Thai to Burmese, Khmer: scripts without spaces
 
 
 def _first_name(text):
     """Match of the brackets that a text begins with, or None."""
     return re.match(rf"[\s{_UNSEEN}]*\[([^\[\]]*)\]", text)
-
-
-def _sentences(text):
-    """Where each sentence begins and ends: list of (from, to)."""
-    ends, start = [], 0
-    for m in _END.finditer(text):
-        word = re.search(r"[\w.]*$", text[max(0, m.start() - 8) : m.start()])[0]  # longer than any of them
-        after = re.compile(r"\S").search(text, m.end())[0]
-        if m[0] == "." and _is_abbreviation(word, after):
-            continue
-        if after.islower():  # '"Stop!" he said'
-            continue
-        ends.append(m.end())
-    spans = []
-    for end in [*ends, len(text)]:
-        part = text[start:end]
-        if part.strip():
-            left = start + len(part) - len(part.lstrip())
-            spans.append((left, left + len(part.strip())))
-        start = end
-    return spans
-
-
-def _is_abbreviation(word, after):
-    """Whether the full stop behind a word belongs to it; ``after`` is the character that follows."""
-    if word.lower() == "no":  # a word as well, but for "No. 5"
-        return after.isdigit()
-    return word.lower() in _ABBREVIATIONS or (len(word) == 1 and word.isupper())
 
 
 def _in_word(c):
@@ -344,6 +232,12 @@ def _name(text):
     return unicodedata.normalize("NFC", " ".join(re.sub(f"[{_UNSEEN}]", "", text).split()))
 
 
+def _without_places(text, said=()):
+    """A text without the words for places behind its names, and behind those who are ``said`` otherwise."""
+    names = "|".join([r"\[[^\[\]]*\]", *(rf"\b{re.escape(words)}" for words in said)])
+    return re.sub(rf"({names})\s+(?:{'|'.join(_OPPOSITE)})\b,?", r"\1", text)
+
+
 def _description(text):
     """A description without what separates it from the name before it, and without a full stop."""
     text = " ".join(text.split())
@@ -373,9 +267,9 @@ class _Reader:
         panels = []
         for block in self._blocks(rest):
             begin, end = block[0][0], block[-1][0] + len(block[-1][1])
-            if "#" not in self.marks[begin:end] and any(len(_sentences(line)) > 1 for _, line in block):
-                spans = _sentences(re.sub(r"[\r\n]", " ", self.marks[begin:end]))  # offsets stay as they are
-                panels += [self._panel(begin + a, begin + b, sentence=True) for a, b in spans]
+            if "#" not in self.marks[begin:end] and any(len(spans(line)) > 1 for _, line in block):
+                text = re.sub(r"[\r\n]", " ", self.marks[begin:end])  # offsets stay as they are
+                panels += [self._panel(begin + a, begin + b, sentence=True) for a, b in spans(text)]
             else:
                 panels += [self._panel(start, start + len(line)) for start, line in block]
         if not panels and self.cast:
@@ -464,50 +358,52 @@ class _Reader:
                 "and its caption.",
                 begin + len(prompt),
             )
-        first = len(prompt) - len(prompt.lstrip())
-        no_character = (m := _first_name(prompt)) and _name(m[1]) == "NC"
-        skip = m.end() if no_character else 0
-        names = self._names(prompt, begin, skip)
-        if no_character and names:
-            raise self.error(
-                f"[NC] says that nobody is in this panel, and [{names[0]}] is. Drop one of them.",
-                begin + first,
-            )
-        whole = _spaced(prompt[skip:])
-        if no_character and (m := _AFTER_NC.match(whole)):
-            whole = whole[m.end() :]
+        first = begin + len(prompt) - len(prompt.lstrip())
+        nobody, whole = self._scene(prompt, begin, first)
         written = whole.rstrip(" .!?…。！？") if sentence else whole
-        resolved = self.mentions.read(written, bool(no_character))
-        for unclear in resolved.unclear:
-            warnings.warn(str(self.error(unclear, begin + first)), stacklevel=6)
-        if self.cast and not resolved.names and not no_character:
+        found = self.mentions.read(written, nobody)
+        for unclear in found.unclear:
+            warnings.warn(str(self.error(unclear, first)), stacklevel=6)
+        if self.cast and not found.names and not nobody:
             raise self.error(
                 f"this panel names nobody of the cast ({', '.join(f'[{n}]' for n in self.cast)}). Say who is "
                 "in it, or begin it with [NC].",
-                begin + first,
+                first,
             )
-        names = list(resolved.names)
-        places = self._places(resolved.text, names, begin + first)
-        whole, drawn = (_PLACE.sub(r"\1", text) if places else text for text in (whole, resolved.text))
+        places, drawn = self._places(found.text, found.names, first), found.text
+        if places:
+            whole, drawn = (_without_places(text, found.said) for text in (whole, drawn))
         if not drawn:
-            raise self.error("a panel of the story is empty: say what it shows.", begin + first)
+            raise self.error("a panel of the story is empty: say what it shows.", first)
         caption = None
         if mark:
             caption = " ".join(self.text[begin + len(prompt) + 1 : end].split())
-        elif sentence or names or no_character or resolved.text != written:
+        elif sentence or found.names or nobody or found.text != written:
             caption = whole  # as it was written, without brackets
         self.written.append(
-            (NC + " ") * bool(no_character) + written + ("" if caption is None else f" # {caption}".rstrip())
+            (NC + " ") * nobody + written + ("" if caption is None else f" # {caption}".rstrip())
         )
         return Panel(
             _BRACKETS.sub(lambda m: self.cast[_name(m[1])], drawn),
             caption and self._without_brackets(caption),
-            no_character=bool(no_character),
-            characters=resolved.names,
+            no_character=nobody,
+            characters=found.names,
             places=places,
-            described=tuple(self.cast[name] for name in names) if len(names) > 1 else (),
-            carried=resolved.carried,
+            described=tuple(self.cast[name] for name in found.names) if len(found.names) > 1 else (),
+            carried=found.carried,
         )
+
+    def _scene(self, prompt, begin, first):
+        """Whether a prompt begins with ``[NC]``, and what stands behind it, with single spaces."""
+        nobody = bool((m := _first_name(prompt)) and _name(m[1]) == "NC")
+        skip = m.end() if nobody else 0
+        names = self._names(prompt, begin, skip)
+        if nobody and names:
+            raise self.error(
+                f"[NC] says that nobody is in this panel, and [{names[0]}] is. Drop one of them.", first
+            )
+        scene = _spaced(prompt[skip:])
+        return nobody, scene[m.end() :] if nobody and (m := _AFTER_NC.match(scene)) else scene
 
     def _places(self, prompt, names, offset):
         """The words for places behind the names of a panel of several; none unless each name has one."""

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor2_0
 
-from storydiff_lite import experiments, neighbours, world
+from storydiff_lite import experiments, neighbours, portable, world
 from storydiff_lite.attention import reading_lists
 from storydiff_lite.experiments import neighbours as experiment
+from storydiff_lite.plan import word_tokens
 from storydiff_lite.prompts import PromptEncoder
 from storydiff_lite.schedule import AttentionPlan
 from storydiff_lite.story import Panel, as_panels, read_story
@@ -378,7 +379,6 @@ def test_a_recorder_sees_what_subject_picks_read(tiny_pipe):
     ("call", "words"),
     [
         ({"picks": "noun"}, "picks is 'noun'; it must be 'random' or 'subject'"),
-        ({"picks": "subject", "generator": "portable"}, "does not go with generator='portable'"),
         (
             {"picks": "subject", "resume": (1, torch.zeros(3, 4, 8, 8))},
             "resume does not go with picks='subject'",
@@ -389,6 +389,22 @@ def test_what_subject_picks_do_not_go_with_is_told_before_anything_is_drawn(tiny
     tiny_pipe.unet.forward = None
     with pytest.raises(ValueError, match=words):
         tiny_pipe(STORY, **{"consistency": 0.5} | call)
+
+
+def test_subject_picks_of_portable_numbers(tiny_pipe, monkeypatch):
+    """In the first step the picks are `portable.pick`'s; then those of the subject with the least words."""
+    plan = neighbours.SubjectPicks.among(3, 0.25, (5,), words=words(tiny_pipe))
+    plan.draw = portable.PortableOrder(["layer"])
+    first = [portable.pick(5, panel, 0, 0, 64, 16).tolist() for panel in range(3)]
+    assert plan.picks("layer", 64)[0].tolist() == first
+    subject = torch.arange(64) % 3 == 0  # 22 tokens
+    monkeypatch.setattr(plan, "subject", lambda n: subject.expand(1, 3, n))
+    for panel, found in enumerate(plan.picks("layer", 64)[0].tolist()):
+        drawn_words = portable.random_words(5, panel, portable.PICKS, 0, 64)
+        assert found == sorted(sorted(range(0, 64, 3), key=lambda i: drawn_words[i])[:16])
+    call = {"picks": "subject", "consistency": 0.3, "generator": "portable"}
+    assert torch.equal(drawn(tiny_pipe, **call), drawn(tiny_pipe, **call))
+    assert not near(drawn(tiny_pipe, **call), drawn(tiny_pipe, **call | {"picks": "random"}))
 
 
 def test_another_plan_or_another_kind_of_u_net_is_told(tiny_pipe):
@@ -404,7 +420,7 @@ def test_words_are_found_between_the_ends_also_with_an_identity(tiny_pipe, monke
     assert torch.equal(neighbours.between_ends(ids, tiny_pipe.tokenizer.eos_token_id), words(tiny_pipe))
     panels = as_panels(["a man img reads", "a bear sleeps on the beach"])
     prompt = tiny_pipe.encode_identity_prompt("a man img reads", 3)
-    before, later = tiny_pipe._words(panels, [prompt, None])
+    before, later = word_tokens(tiny_pipe, panels, [prompt, None])
     assert before.sum(1).tolist() == [3, 6] and later.sum(1).tolist() == [5, 6]
     plan = neighbours.SubjectPlan.among(2, 0.5, words=before, later=(2, later))
     seen = []
@@ -507,7 +523,7 @@ def test_a_phrase_that_does_not_fit_is_cut_behind_and_a_warning_says_so(tiny_pip
 
 def test_words_of_a_prompt_that_carries_are_those_of_the_phrase_too(tiny_pipe):
     panels = read_story(TOLD)
-    found, _ = tiny_pipe._words(panels, [None] * 3)
+    found, _ = word_tokens(tiny_pipe, panels, [None] * 3)
     n = [len(tiny_pipe.tokenizer(p.full_prompt).input_ids) - 2 for p in panels]
     assert found.sum(1).tolist() == n and n[1] > len(tiny_pipe.tokenizer(panels[1].prompt).input_ids) - 2
 

@@ -109,6 +109,18 @@ def test_picks_are_k_different_tokens_and_even():
 def test_of_equal_words_the_first_tokens_are_picked(monkeypatch):
     monkeypatch.setattr(portable, "random_words", lambda *_: np.array([5, 1, 5, 1, 5, 0], np.uint32))
     assert portable.pick(0, 0, 0, 0, 6, 4).tolist() == [0, 1, 3, 5]
+    order = portable.PortableOrder(["layer"])(0, 0, "layer", range(2), 6)  # [2, 6]
+    assert order[0].argsort(descending=True).tolist() == [5, 1, 3, 0, 2, 4] and order.dtype == torch.float64
+
+
+def test_the_order_of_a_large_layer_is_that_of_its_words():
+    """Words of 32 bits and 4,096 tokens: no two numbers fall together."""
+    order = portable.PortableOrder(["a", "b"])(7, 3, "b", range(1, 3), 4096)
+    assert 0 < float(order.min()) and float(order.max()) <= 1
+    for panel, row in zip((1, 2), order, strict=True):
+        assert (
+            row.topk(512).indices.sort().values.tolist() == portable.pick(7, panel, 1, 3, 4096, 512).tolist()
+        )
 
 
 def drawn(pipe, **how):

@@ -92,9 +92,9 @@ def test_tokens_of_regions():
     corners = torch.full((4, 4), 2)  # 2: nobody's
     corners[:2, :2], corners[2:, 2:] = 0, 1
     assert torch.equal(regions.of(16)[0, 2], corners.flatten())
-    wide = Regions([story], aspect=2.0).of(8)[0, 0]  # 2 rows of 4
+    wide = Regions([story], aspect=0.5).of(8)[0, 0]  # 2 rows of 4
     assert wide.tolist() == [0, 0, 1, 1] * 2
-    with pytest.raises(ValueError, match="no grid"):
+    with pytest.raises(ValueError, match="no whole rows"):
         regions.of(15)
 
 
@@ -274,6 +274,14 @@ def test_places_in_a_story_text():
     three = parse(cast + "[Pip] middle, [Mia] right and [Bo] left, walking").panels[0]
     assert (three.prompt, three.places) == ("a rabbit a cat and a bear walking", ("middle", "right", "left"))
     assert parse(cast + "[Bo] left").panels[0].places == ()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        meant = parse(
+            cast + "[Bo] sits\nhe right and [Mia] left, waving\nthe cat left, and [Bo] right, waving"
+        )
+    assert [panel.places for panel in meant.panels] == [(), ("right", "left"), ("left", "right")]
+    captions = ["Bo sits", "he and Mia waving", "the cat and Bo waving"]  # where they stand is not printed
+    assert [panel.caption for panel in meant.panels] == captions and parse(meant.text) == meant
 
 
 def test_a_word_behind_one_name_alone_is_a_word():

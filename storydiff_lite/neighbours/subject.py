@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ..attention_maps import softmax_rows
-from ..schedule import AttentionPlan
+from ..schedule import AttentionPlan, grid_of
 
 GRID = 16  # rows and columns of a map
 
@@ -135,7 +135,7 @@ def word_share(attn, x, states, words, aspect=1.0):
     """
     rows = zip(attn.to_q(x), attn.to_k(states), words.to(x.device), strict=True)
     share = torch.stack([softmax_rows(attn, q, k).mean(0)[:, w].sum(1) for q, k, w in rows])  # [R, N]
-    sides = _sides(share.shape[1], aspect)
+    sides = grid_of(share.shape[1], aspect)
     return F.interpolate(share.view(-1, 1, *sides), (GRID, GRID), mode="bilinear").flatten(1)
 
 
@@ -171,7 +171,7 @@ class SubjectPlan(AttentionPlan):
             return None
         if self._masks is None:
             self._masks = subject_masks(self.total, self.where.log)
-        held, sides = slice(self.now.panels.start, self.now.panels.stop), _sides(n, self.aspect)
+        held, sides = slice(self.now.panels.start, self.now.panels.stop), grid_of(n, self.aspect)
         masks = self._masks[:, held].float().view(-1, 1, GRID, GRID)
         return (F.adaptive_avg_pool2d(masks, sides) >= 0.5).view(len(self.seeds), -1, n)
 
@@ -222,13 +222,3 @@ def watched_layers(unet, where=WORDS):
             "for: it is no U-Net of SDXL's kind. Draw with picks='random'."
         )
     return watched
-
-
-def _sides(n, aspect=1.0):
-    """Rows and columns of a layer of n tokens."""
-    rows = max(1, round((n * aspect) ** 0.5))
-    if n % rows or abs(n / rows * aspect - rows) > 0.5:
-        raise ValueError(
-            f"A layer of {n} tokens has no whole rows in a picture {aspect:g} times as high as wide."
-        )
-    return rows, n // rows
