@@ -82,8 +82,7 @@ class StorySettings:
     picks : {"random", "subject"}
         Which of a panel's tokens the others read: any, as in the paper, or first those where the words of
         its prompt are (`neighbours.picks`), found in earlier steps of the same run; in the first step any.
-        ``"subject"`` goes with windows, banks, a cast and pictures of people; not with
-        ``generator="portable"``, nor with ``resume``.
+        ``"subject"`` goes with windows, banks, a cast and pictures of people; not with ``resume``.
     apart : {"words", "regions", "isolated"}
         What keeps the characters of one panel apart, where a panel shows several.  ``"words"``: nothing but
         the prompt.  ``"regions"``: each has a part of the panel, and reads its own looks alone in other
