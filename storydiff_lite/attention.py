@@ -148,22 +148,38 @@ def reading_lists(picks, n, may_read=None):
     own = torch.arange(math.prod(stories) * f * n, device=picks.device).view(*stories, f, n)
     flat = own[..., :1] + picks  # [..., F, K] token of panel -> of all
     if may_read is not None:
-        may_read = may_read.expand(*stories, f, f).flatten(0, -3)  # [B, F, F]
         own, flat = own.flatten(0, -3), flat.flatten(0, -3)  # [B, F, n], [B, F, K]
-        readers = [(b, i) for b in range(len(own)) for i in range(f)]
-        return [torch.cat([own[reader], flat[reader[0], may_read[reader]].flatten()]) for reader in readers]
+        return panel_lists(own, flat, may_read.expand(*stories, f, f).flatten(0, -3))
     others = [[j for j in range(f) if j != i] for i in range(f)]
     others = torch.tensor(others, dtype=torch.long, device=picks.device).view(f, f - 1)
     return torch.cat([own, flat[..., others, :].flatten(-2)], -1)  # [..., F, n + (F-1) K]
 
 
-def region_lists(own, lent, of_own, of_lent, may_read, within, times):
-    """`reading_lists` where readers are not panels but regions of panels: one character's tokens each.
+def panel_lists(own, lent, may_read):
+    """`reading_lists` of tokens that lie anywhere.
 
     Parameters
     ----------
     own, lent : LongTensor [B, F, n], [B, W, K]
         All tokens of B stories of F panels, and those that W panels lend: indices into all there are.
+    may_read : bool Tensor [B, F, W]
+        Panel i reads what panel j lends.
+
+    Returns
+    -------
+    list of B * F LongTensors
+    """
+    panels = itertools.product(*map(range, may_read.shape[:2]))
+    return [torch.cat([own[b, i], lent[b, may_read[b, i]].flatten()]) for b, i in panels]
+
+
+def region_lists(own, lent, of_own, of_lent, may_read, within, times):
+    """`panel_lists` where readers are not panels but regions of panels: one character's tokens each.
+
+    Parameters
+    ----------
+    own, lent : LongTensor [B, F, n], [B, W, K]
+        As of `panel_lists`.
     of_own, of_lent : LongTensor [B, F, n], [B, W, K]
         The region of each token, 0 to P - 1.
     may_read : bool Tensor [B, F, P, W, P]
@@ -338,12 +354,12 @@ class ConsistentSelfAttention:
         keys, values, picks = plan.bank[self.layer]  # [H S, W, K, C], [H S, W, K]
         own = torch.arange(len(k)).view(len(keys), -1, n)  # [H S, F, N]
         bank = len(k) + torch.arange(math.prod(keys.shape[:3])).view(keys.shape[:3])  # [H S, W, K]
+        writers = range(keys.shape[1])
         if plan.regions:
-            lists = region_lists(own, bank, *plan.regions.between(now.panels, range(keys.shape[1]), picks, n))
+            lists = region_lists(own, bank, *plan.regions.between(now.panels, writers, picks, n))
         else:
-            may = plan.may_read[:, now.panels.start : now.panels.stop, : keys.shape[1]].repeat(h, 1, 1)
-            readers = [(b, i) for b in range(len(own)) for i in range(own.shape[1])]
-            lists = [torch.cat([own[reader], bank[reader[0], may[reader]].flatten()]) for reader in readers]
+            held = slice(now.panels.start, now.panels.stop)
+            lists = panel_lists(own, bank, plan.may_read[:, held, : len(writers)].repeat(h, 1, 1))
         return torch.cat([k, keys.flatten(0, 2)]), torch.cat([v, values.flatten(0, 2)]), lists
 
 
