@@ -1,5 +1,7 @@
 """Panels read only those that show nobody but their own characters; pictures of each; going on."""
 
+from functools import partial
+
 import pytest
 import torch
 from PIL import Image
@@ -231,25 +233,10 @@ def test_pipeline_has_its_rule_back_after_the_experiment(tiny_pipe, monkeypatch)
     assert tiny_pipe.reading_rule is before
 
 
-def test_the_records_summary_follows_from_its_rows():
-    record = experiments.load("cast")
-    assert record["stories"] == experiments.EXPERIMENTS["cast"].stories
-    assert set(record["rows"]) == set(record["settings"]) == set(record["summary"])
-    for setting, rows in record["rows"].items():
-        assert [row["seed"] for row in rows] == list(range(record["stories"]))
-        for kind in two_characters.KINDS:
-            again = experiments.mean_and_interval([row[kind] for row in rows])
-            assert record["summary"][setting][kind] == pytest.approx(again, abs=2e-4)
-
-
 def test_sharing_by_character_keeps_characters_apart():
     """The claim of chapter 10, from the record: own panels agree, others do not agree more than by chance."""
     record = experiments.load("cast")
-
-    def change(kind, one, other):
-        rows = zip(record["rows"][one], record["rows"][other], strict=True)
-        return experiments.mean_and_interval([b[kind] - a[kind] for a, b in rows])
-
+    change = partial(experiments.change, record)
     assert change("own", "no sharing", "by character")[1] > 0
     assert change("leak", "no sharing", "everyone")[1] > 0
     assert change("leak", "everyone", "by character")[2] < 0

@@ -119,16 +119,8 @@ def test_the_shipped_lora_is_what_the_card_says():
 # ------------------------------------------------------------------------------------------ the record
 
 
-def test_the_records_summary_follows_from_its_rows():
+def test_frames_are_redrawn_as_strongly_as_was_best():
     record = experiments.load("passages")
-    assert record["stories"] == experiments.EXPERIMENTS["passages"].stories
-    assert set(record["rows"]) == set(record["settings"]) == set(record["summary"])
-    for name, rows in record["rows"].items():
-        source = record["settings"][name].get("source", "passages")
-        assert len(rows) == record["numbers"][source]
-        for kind, found in record["summary"][name].items():
-            values = [r[kind] for r in rows if r[kind] is not None]
-            assert found == pytest.approx(experiments.mean_and_interval(values), abs=2e-4)
     refined = [v["refine"] for v in record["settings"].values() if v.get("refine")]
     assert set(refined) == {record["strength"]} == {video.REFINE}
 

@@ -23,7 +23,7 @@ from . import (
 )
 from .consistency import measure, settings, story
 from .identity import identity_settings, measure_identity, people
-from .records import load, mean_and_interval, quote, summary
+from .records import change, load, mean_and_interval, quote, summary
 
 _FIRST = consistency, identity, lora, sharing, failures, comparison, long_stories, repeats, motion
 EXPERIMENTS = {

@@ -218,6 +218,12 @@ def mean_and_interval(values) -> tuple[float, float, float]:
     return m, m - half, m + half
 
 
+def change(record: dict, kind: str, one: str, other: str) -> tuple[float, float, float]:
+    """Mean and interval of how a number changes from one setting of a record to another, story by story."""
+    pairs = zip(record["rows"][one], record["rows"][other], strict=True)
+    return mean_and_interval([b[kind] - a[kind] for a, b in pairs if None not in (a[kind], b[kind])])
+
+
 def summary(rows, kinds=("agreement", "fidelity")):
     """``{"agreement": (mean, low, high), "fidelity": ..., each attribute}`` of rows of `measure`."""
     out = {}
