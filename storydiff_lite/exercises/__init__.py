@@ -112,6 +112,25 @@ def same(a, b, tolerance: float = 1e-4) -> bool:
     return a.shape == b.shape and bool(torch.allclose(a, b, rtol=tolerance, atol=tolerance))
 
 
+def expect_no_mistake(got, known: Known, args, mistakes: dict[str, str], alike=same) -> None:
+    """Raise `Wrong` with a mistake's hint where that is what was returned.
+
+    Parameters
+    ----------
+    got : object
+        What the answer returned for ``args``.
+    known : Known
+    args : tuple
+    mistakes : dict
+        Name of a wrong answer, as ``known`` has it -> its hint.
+    alike : callable
+        ``alike(got, returned)``, for what is no number ``operator.eq``.
+    """
+    returned = [getattr(known, name)(*args) for name in mistakes]
+    for wrong, hint in zip(returned, mistakes.values(), strict=True):
+        expect(not alike(got, wrong), hint)
+
+
 def expect_number(x):
     """``x`` as a number, be it Python's, numpy's or a tensor of one element; raise `Wrong` if it is none."""
     if isinstance(x, torch.Tensor) and x.numel() == 1:

@@ -6,7 +6,7 @@ import random
 
 import torch
 
-from . import exercise, expect, expect_number, expect_tensor, generator, records, same
+from . import exercise, expect, expect_no_mistake, expect_number, expect_tensor, generator, records, same
 
 known = records("chapter_00")
 
@@ -70,14 +70,12 @@ def attend(answer):
     q, k, v = (torch.randn(n, 8, generator=g) for n in (5, 9, 9))
     got = answer(q.clone(), k.clone(), v.clone())
     expect_tensor(got, (5, 8))
-    expect(
-        not same(got, known.unscaled(q, k, v)),
-        "Divide the scores by the square root of d before the softmax.",
-    )
-    expect(
-        not same(got, known.over_queries(q, k, v)), "The softmax runs over the keys (the last axis of q k^T)."
-    )
-    expect(not same(got, known.values_forgotten(q, k, v)), "You average the keys; average the values.")
+    wrong = {
+        "unscaled": "Divide the scores by the square root of d before the softmax.",
+        "over_queries": "The softmax runs over the keys (the last axis of q k^T).",
+        "values_forgotten": "You average the keys; average the values.",
+    }
+    expect_no_mistake(got, known, (q, k, v), wrong)
     expect(
         same(got, known.attend(q, k, v)), "Eq. 3 is softmax(q k^T / sqrt(d)) v; some number differs from it."
     )

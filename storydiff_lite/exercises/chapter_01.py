@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import exercise, expect, expect_tensor, generator, records, same
+from . import exercise, expect, expect_no_mistake, expect_tensor, generator, records, same
 
 known = records("chapter_01")
 
@@ -72,22 +72,15 @@ def guidance(answer):
             expect(
                 not same(got, args[0]), "That is the guided prediction as it was: only scale 1 leaves it so."
             )
-            expect(
-                not same(got, known.guided_again(*args)),
-                "That guides a second time; the first is to be undone.",
-            )
-            expect(
-                not same(got, known.guide_itself(*args)),
-                "That guides, with the two given for those without and with the prompt; undo the guidance.",
-            )
-            expect(
-                not same(got, known.from_the_guided(*args)),
-                "The roles are swapped: begin without the prompt.",
-            )
-            expect(
-                not same(got, known.only_divided(*args)),
-                "The part that came without the prompt was not scaled: take it away before you divide.",
-            )
+            wrong = {
+                "guided_again": "That guides a second time; the first is to be undone.",
+                "guide_itself": "That guides, with the two given for those without and with the prompt; "
+                "undo the guidance.",
+                "from_the_guided": "The roles are swapped: begin without the prompt.",
+                "only_divided": "The part that came without the prompt was not scaled: take it away before "
+                "you divide.",
+            }
+            expect_no_mistake(got, known, args, wrong)
         expect(same(got, known.undone(*args)), f"At scale {scale} some number differs.")
 
 
@@ -102,14 +95,13 @@ def ddim_step(answer):
         got = answer(noisy.clone(), v.clone(), kept, after)
         expect_tensor(got, noisy.shape)
         if after < 1:
-            expect(
-                not same(got, known.straight_to_clean(noisy, v, kept, after)),
-                "That goes all the way to the clean picture in one step; put some noise back.",
-            )
-            expect(
-                not same(got, known.fresh_noise_forgotten(noisy, v, kept, after)),
-                "The noise of the next level is missing: sqrt(1 - kept_next) of it is put back.",
-            )
+            wrong = {
+                "straight_to_clean": "That goes all the way to the clean picture in one step; put some "
+                "noise back.",
+                "fresh_noise_forgotten": "The noise of the next level is missing: sqrt(1 - kept_next) of it "
+                "is put back.",
+            }
+            expect_no_mistake(got, known, (noisy, v, kept, after), wrong)
         expect(
             not same(got, known.v_as_noise(noisy, v, kept, after)),
             "v is a velocity, not the noise: noise = sqrt(kept) v + sqrt(1 - kept) noisy.",

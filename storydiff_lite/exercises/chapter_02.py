@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from . import Wrong, exercise, expect, records
+from operator import eq
+
+from . import Wrong, exercise, expect, expect_no_mistake, records
 
 known = records("chapter_02")
 
@@ -62,14 +64,12 @@ def class_mask(answer):
             )
             got = [bool(x) for x in got]
             expect(len(got) == 77, f"The mask has {len(got)} flags; the text encoder reads 77 tokens.")
-            expect(
-                got != known.without_bos(*args),
-                "The mask is one place too early: BOS, the first id, has a place of its own.",
-            )
-            expect(
-                got != known.at_the_trigger(*args),
-                "The mask is one place too late: the class token stands before the trigger.",
-            )
+            wrong = {
+                "without_bos": "The mask is one place too early: BOS, the first id, has a place of its own.",
+                "at_the_trigger": "The mask is one place too late: the class token stands before the "
+                "trigger.",
+            }
+            expect_no_mistake(got, known, args, wrong, eq)
             expect(
                 n == 1 or got != known.one_place(*args),
                 f"{n} pictures need {n} places, one for each picture.",
@@ -96,14 +96,13 @@ def fit_77(answer):
             else:
                 expect(len(got) > len(ids), "Short captions are not filled up to the length.")
                 if pad == 0:
-                    expect(
-                        got != known.padded_before_eos(ids, 77, pad),
-                        "The padding stands before EOS: the pooled output then has read all of it.",
-                    )
-                    expect(
-                        got != known.eos_as_padding(ids, 77, pad),
-                        'You always pad with EOS: SDXL\'s second tokenizer pads with "!" (id 0).',
-                    )
+                    wrong = {
+                        "padded_before_eos": "The padding stands before EOS: the pooled output then has "
+                        "read all of it.",
+                        "eos_as_padding": 'You always pad with EOS: SDXL\'s second tokenizer pads with "!" '
+                        "(id 0).",
+                    }
+                    expect_no_mistake(got, known, (ids, 77, pad), wrong, eq)
             expect(len(got) == 77, f"That is {len(got)} ids; expected 77.")
             expect(got == known.fit(ids, 77, pad), "Some id differs.")
 

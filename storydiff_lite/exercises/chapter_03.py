@@ -6,7 +6,7 @@ import torch
 
 from storydiff_lite.identity import FuseModule
 
-from . import exercise, expect, expect_tensor, generator, records, same
+from . import exercise, expect, expect_no_mistake, expect_tensor, generator, records, same
 
 known = records("chapter_03")
 
@@ -63,19 +63,13 @@ def place_identity(answer):
     got = answer(given, fused.clone(), mask.clone())
     expect_tensor(got, (9, 4))
     expect(same(given, states), "You changed the prompt that came in; whoever uses it next has a surprise.")
-    expect(
-        not same(got, known.one_for_all(states, fused, mask)),
-        "Every class token gets a picture of its own, not the mean of all.",
-    )
-    expect(not same(got, known.added(states, fused, mask)), "The class tokens are replaced, not added to.")
-    expect(
-        not same(got, known.into_padding(states, fused, mask)),
-        "The identity is at the end, in the padding; the mask says where it belongs.",
-    )
-    expect(
-        not same(got, known.backwards(states, fused, mask)),
-        "The k-th class token gets the k-th picture, in order.",
-    )
+    wrong = {
+        "one_for_all": "Every class token gets a picture of its own, not the mean of all.",
+        "added": "The class tokens are replaced, not added to.",
+        "into_padding": "The identity is at the end, in the padding; the mask says where it belongs.",
+        "backwards": "The k-th class token gets the k-th picture, in order.",
+    }
+    expect_no_mistake(got, known, (states, fused, mask), wrong)
     expect(same(got, known.place(states, fused, mask)), "Some token differs.")
 
 
@@ -92,11 +86,11 @@ def embed(answer):
         "An axis is missing: each picture becomes one token, [B, n, 1, D].",
     )
     expect_tensor(got, (2, 3, 1, 11))
-    expect(
-        not same(got, known.second_first(*args)),
-        "The first projection comes first, as the first text encoder's states do.",
-    )
-    expect(not same(got, known.mean_of_pictures(*args)), "The pictures stay apart: do not average them.")
+    wrong = {
+        "second_first": "The first projection comes first, as the first text encoder's states do.",
+        "mean_of_pictures": "The pictures stay apart: do not average them.",
+    }
+    expect_no_mistake(got, known, args, wrong)
     expect(same(got, known.embed(*args)), "Some number differs.")
 
 
@@ -124,16 +118,11 @@ def identity_prompts(answer):
         "The states that were given have changed: a second name for a tensor is no copy. The first steps "
         "still read them.",
     )
-    expect(
-        not same(got, known.first_mask(*args)),
-        "Every prompt got its identity at the places of the first prompt: use the mask of each.",
-    )
-    expect(
-        not same(got, known.first_pictures(*args)),
-        "Every prompt got the pictures of the first one: use those of each.",
-    )
-    expect(
-        not same(got, known.whole_prompt(*args)),
-        "All places were fused or overwritten; only the class tokens take an identity.",
-    )
+    wrong = {
+        "first_mask": "Every prompt got its identity at the places of the first prompt: use the mask of "
+        "each.",
+        "first_pictures": "Every prompt got the pictures of the first one: use those of each.",
+        "whole_prompt": "All places were fused or overwritten; only the class tokens take an identity.",
+    }
+    expect_no_mistake(got, known, args, wrong)
     expect(same(got, known.identity_prompts(*args)), "Some number differs.")

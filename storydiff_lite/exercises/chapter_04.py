@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import exercise, expect, expect_tensor, generator, records, same
+from . import exercise, expect, expect_no_mistake, expect_tensor, generator, records, same
 
 known = records("chapter_04")
 
@@ -27,14 +27,11 @@ def split_and_guide(answer):
             "Cut along the first axis, the batch, not along the channels.",
         )
         expect_tensor(got, (3, 4, 2, 2))
-        expect(
-            not same(got, known.halves_swapped(pred, scale)),
-            "The halves are swapped: the unconditional half comes first.",
-        )
-        expect(
-            not same(got, known.every_other(pred, scale)),
-            "The batch is two halves, one after the other, not every other row.",
-        )
+        wrong = {
+            "halves_swapped": "The halves are swapped: the unconditional half comes first.",
+            "every_other": "The batch is two halves, one after the other, not every other row.",
+        }
+        expect_no_mistake(got, known, (pred, scale), wrong)
         expect(same(got, known.guided(pred, scale)), f"At scale {scale} some number differs.")
 
 
@@ -74,14 +71,12 @@ def rescale(answer):
         got = answer(guided.clone(), cond.clone(), amount)
         expect_tensor(got, guided.shape)
         if amount:
-            expect(
-                not same(got, known.over_all(*args)),
-                "The spread is measured for each picture, not over the batch.",
-            )
-            expect(
-                not same(got, known.over_space(*args)), "The spread is measured over all channels together."
-            )
-            expect(not same(got, known.upside_down(*args)), "The factor is upside down.")
+            wrong = {
+                "over_all": "The spread is measured for each picture, not over the batch.",
+                "over_space": "The spread is measured over all channels together.",
+                "upside_down": "The factor is upside down.",
+            }
+            expect_no_mistake(got, known, args, wrong)
         if amount < 1:
             expect(
                 not same(got, known.mixed_with_cond(*args)),
@@ -134,19 +129,14 @@ def mend_loop(answer):
         got = answer(*(a.clone() if isinstance(a, torch.Tensor) else a for a in args))
         expect_tensor(got, (1, 3, 2, 2))
         if k >= 0:
-            expect(
-                not same(got, known.as_it_stands(*args)),
-                "That is the loop as it stands: look at the order of the halves, and at the step in which "
-                "the identity comes in.",
-            )
-            expect(
-                not same(got, known.one_step_short(*args)),
-                "The identity comes in one step too early: k means k + 1 steps with the text alone.",
-            )
-            expect(
-                not same(got, known.identity_first(*args)),
-                "It is the other way round: text alone first, then the identity.",
-            )
+            wrong = {
+                "as_it_stands": "That is the loop as it stands: look at the order of the halves, and at the "
+                "step in which the identity comes in.",
+                "one_step_short": "The identity comes in one step too early: k means k + 1 steps with the "
+                "text alone.",
+                "identity_first": "It is the other way round: text alone first, then the identity.",
+            }
+            expect_no_mistake(got, known, args, wrong)
         expect(
             not same(got, known.away_from_the_prompt(*args)),
             "Guidance moves away from the prompt: the halves go in in one order and come out in the other.",

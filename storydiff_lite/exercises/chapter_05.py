@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import exercise, expect, expect_number, expect_tensor, generator, records, same
+from . import exercise, expect, expect_no_mistake, expect_number, expect_tensor, generator, records, same
 
 known = records("chapter_05")
 
@@ -24,19 +24,14 @@ def consistent(answer):
     args = q, k, v, picks
     got = answer(q.clone(), k.clone(), v.clone(), [p.clone() for p in picks])
     expect_tensor(got, (3, 5, 4))
-    expect(not same(got, known.plain(*args)), "This is plain self-attention: no panel reads another.")
-    expect(not same(got, known.own_dropped(*args)), "A panel's own tokens are missing from what it reads.")
-    expect(
-        not same(got, known.own_twice(*args)),
-        "Some own tokens are read twice: the sample is drawn from the OTHER panels (Eq. 2).",
-    )
-    expect(
-        not same(got, known.no_scale(*args)), "The scores are not divided by the square root of d (Eq. 3)."
-    )
-    expect(
-        not same(got, known.picks_of_the_reader(*args)),
-        "Of panel j the tokens picks[j] may be read, whoever reads them.",
-    )
+    wrong = {
+        "plain": "This is plain self-attention: no panel reads another.",
+        "own_dropped": "A panel's own tokens are missing from what it reads.",
+        "own_twice": "Some own tokens are read twice: the sample is drawn from the OTHER panels (Eq. 2).",
+        "no_scale": "The scores are not divided by the square root of d (Eq. 3).",
+        "picks_of_the_reader": "Of panel j the tokens picks[j] may be read, whoever reads them.",
+    }
+    expect_no_mistake(got, known, args, wrong)
     expect(same(got, known.consistent(*args)), "Some number differs.")
 
 
@@ -96,22 +91,16 @@ def both_halves(answer):
 
     got = answer(x.clone(), attend)
     expect_tensor(got, (6, 4, 3))
-    expect(
-        not same(got, known.halves_mixed(x, attend)),
-        "The halves read each other. Keep them apart: the unconditional panels must not know the prompt.",
-    )
-    expect(
-        not same(got, known.halves_interleaved(x, attend)),
-        "You took every second panel. The batch holds first all unconditional panels, then the others.",
-    )
-    expect(
-        not same(got, known.halves_swapped(x, attend)),
-        "The halves came back in the other order: guidance would push away from the prompt.",
-    )
-    expect(
-        not same(got, known.one_half_only(x, attend)),
-        "The unconditional half was left as it was. It attends too, within itself.",
-    )
+    wrong = {
+        "halves_mixed": "The halves read each other. Keep them apart: the unconditional panels must not "
+        "know the prompt.",
+        "halves_interleaved": "You took every second panel. The batch holds first all unconditional panels, "
+        "then the others.",
+        "halves_swapped": "The halves came back in the other order: guidance would push away from the "
+        "prompt.",
+        "one_half_only": "The unconditional half was left as it was. It attends too, within itself.",
+    }
+    expect_no_mistake(got, known, (x, attend), wrong)
     expect(same(got, known.both_halves(x, attend)), "Some number differs.")
 
 
@@ -129,19 +118,14 @@ def own_share(answer):
     got = torch.as_tensor(answer(weights.clone(), again.clone()), dtype=torch.float64)
     expect(got.ndim == 0, f"Return one number, the mean over the queries, not the shape {list(got.shape)}.")
     args = weights, again
-    expect(
-        not same(got, known.not_normalised(*args)),
-        "After some tokens came a second time the weights must still sum to 1: divide by the new sum.",
-    )
-    expect(
-        not same(got, known.as_if_once(*args)),
-        "This is the share before: a token in the pool twice weighs twice.",
-    )
-    expect(
-        not same(got, known.all_own_twice(*args)),
-        "Not all own tokens come twice, only those in `again` were drawn a second time.",
-    )
-    expect(not same(got, known.first_copy_only(*args)), "The copies are own tokens too: count their weight.")
+    wrong = {
+        "not_normalised": "After some tokens came a second time the weights must still sum to 1: divide by "
+        "the new sum.",
+        "as_if_once": "This is the share before: a token in the pool twice weighs twice.",
+        "all_own_twice": "Not all own tokens come twice, only those in `again` were drawn a second time.",
+        "first_copy_only": "The copies are own tokens too: count their weight.",
+    }
+    expect_no_mistake(got, known, args, wrong)
     expect(same(got, known.own_share(*args)), "The number differs.")
 
 
@@ -156,19 +140,15 @@ def mend_sharing(answer):
     args = q, k, v, picks, 2
     got = answer(q.clone(), k.clone(), v.clone(), [p.clone() for p in picks], 2)
     expect_tensor(got, (6, 4, 8))
-    expect(
-        not same(got, known.as_it_stands(*args)),
-        "That is the cell as it stands: who are the others of a panel, and what is d in the equation?",
-    )
-    expect(
-        not same(got, known.six_panels(*args)),
-        "A panel still reads the other half: only panels of its own half are its others.",
-    )
-    expect(
-        not same(got, known.width_of_all_heads(*args)),
-        "The scores are divided by the root of the layer's width; d is the width of one head.",
-    )
-    expect(not same(got, known.one_head(*args)), "All heads were taken for one: each has its own softmax.")
+    wrong = {
+        "as_it_stands": "That is the cell as it stands: who are the others of a panel, and what is d in the "
+        "equation?",
+        "six_panels": "A panel still reads the other half: only panels of its own half are its others.",
+        "width_of_all_heads": "The scores are divided by the root of the layer's width; d is the width of "
+        "one head.",
+        "one_head": "All heads were taken for one: each has its own softmax.",
+    }
+    expect_no_mistake(got, known, args, wrong)
     expect(same(got, known.mended_sharing(*args)), "Some number differs.")
 
 

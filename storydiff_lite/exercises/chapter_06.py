@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import exercise, expect, expect_number, expect_tensor, generator, records, same
+from . import exercise, expect, expect_no_mistake, expect_number, expect_tensor, generator, records, same
 
 known = records("chapter_06")
 
@@ -27,26 +27,18 @@ def mean_map(answer):
     args = _numbers(1, 2, 3, 5, 4), _numbers(2, 2, 3, 7, 4)
     got = answer(*(a.clone() for a in args))
     expect_tensor(got, (5, 7))
-    expect(
-        not same(got, known.logits_averaged(*args)),
-        "You averaged the heads' scores before the softmax. No head reads that: average what they read.",
-    )
-    expect(not same(got, known.no_scale(*args)), "The scores are not divided by the square root of d.")
-    expect(
-        not same(got, known.unconditional(*args)),
-        "This is the half that reads no prompt; the conditional one is the second half of the batch.",
-    )
-    expect(
-        not same(got, known.over_queries(*args)), "The softmax runs along the wrong axis: rows must sum to 1."
-    )
-    expect(
-        not same(got, known.scaled_by_the_whole_width(*args)),
-        "d is the width of one head, not of all of them together.",
-    )
-    expect(
-        not same(got, known.both_halves(*args)),
-        "This is the mean of both halves of guidance; only the conditional one read the prompt.",
-    )
+    wrong = {
+        "logits_averaged": "You averaged the heads' scores before the softmax. No head reads that: average "
+        "what they read.",
+        "no_scale": "The scores are not divided by the square root of d.",
+        "unconditional": "This is the half that reads no prompt; the conditional one is the second half of "
+        "the batch.",
+        "over_queries": "The softmax runs along the wrong axis: rows must sum to 1.",
+        "scaled_by_the_whole_width": "d is the width of one head, not of all of them together.",
+        "both_halves": "This is the mean of both halves of guidance; only the conditional one read the "
+        "prompt.",
+    }
+    expect_no_mistake(got, known, args, wrong)
     expect(same(got, known.mean_map(*args)), "Some number differs.")
 
 
@@ -59,22 +51,15 @@ def pool_map(answer):
     args = _rows(3, 6, 8), torch.tensor([0, 0, 1, 1, 1, 2]), torch.tensor([0, 1, 1, 2, 2, 2, 4, 0]), 3, 5
     got = answer(*(a.clone() if isinstance(a, torch.Tensor) else a for a in args))
     expect_tensor(got, (3, 5))
-    expect(
-        not same(got, known.mean_of_keys(*args)),
-        "Shares of attention are summed over the keys of a patch: a large patch can take more.",
-    )
-    expect(
-        not same(got, known.sum_of_queries(*args)),
-        "Rows are averaged over the queries of a patch, so that every row still sums to 1.",
-    )
-    expect(
-        not same(got, known.largest_of_keys(*args)),
-        "You kept the largest share of each patch; all shares of its keys count.",
-    )
-    expect(
-        not same(got, known.last_key_wins(*args)),
-        "Of each patch only one key was kept: assigning with repeated indices overwrites, it does not add.",
-    )
+    wrong = {
+        "mean_of_keys": "Shares of attention are summed over the keys of a patch: a large patch can take "
+        "more.",
+        "sum_of_queries": "Rows are averaged over the queries of a patch, so that every row still sums to 1.",
+        "largest_of_keys": "You kept the largest share of each patch; all shares of its keys count.",
+        "last_key_wins": "Of each patch only one key was kept: assigning with repeated indices overwrites, "
+        "it does not add.",
+    }
+    expect_no_mistake(got, known, args, wrong)
     expect(same(got, known.pool_map(*args)), "Some number differs.")
 
 
@@ -87,21 +72,14 @@ def panel_mass(answer):
     args = _rows(4, 2, 4, 9), torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 1]), 3
     got = answer(args[0].clone(), args[1].clone(), 3)
     expect_tensor(got, (4, 3))
-    expect(
-        not same(got, known.mean_instead(*args)),
-        "A panel gets the sum of what its keys are given, not their mean.",
-    )
-    expect(
-        not same(got, known.equal_blocks(*args)),
-        "The panels have different numbers of keys here: owner says whose each key is.",
-    )
-    expect(
-        not same(got, known.counts_of_keys(*args)),
-        "This counts the keys of each panel: it is what an even look would give, the baseline.",
-    )
-    expect(
-        not same(got, known.heads_added(*args)), "Take the mean of the heads: each row must still sum to 1."
-    )
+    wrong = {
+        "mean_instead": "A panel gets the sum of what its keys are given, not their mean.",
+        "equal_blocks": "The panels have different numbers of keys here: owner says whose each key is.",
+        "counts_of_keys": "This counts the keys of each panel: it is what an even look would give, the "
+        "baseline.",
+        "heads_added": "Take the mean of the heads: each row must still sum to 1.",
+    }
+    expect_no_mistake(got, known, args, wrong)
     expect(same(got, known.panel_mass(*args)), "Some number differs.")
 
 
@@ -113,20 +91,16 @@ def lift(answer):
     """``answer(weights [N, L], asks bool [N], target bool [L]) -> number``."""
     args = _rows(5, 5, 8), torch.tensor([1, 1, 0, 0, 0]).bool(), torch.tensor([0, 1, 1, 0, 0, 0, 1, 0]).bool()
     got = expect_number(answer(*(a.clone() for a in args)))
-    expect(
-        not same(got, known.no_baseline(*args)),
-        "This is the share alone, without its baseline: a large target gets much by being large.",
-    )
-    expect(not same(got, known.everybody_asks(*args)), "Only the queries marked in asks count.")
-    expect(
-        not same(got, known.baseline_of_the_askers(*args)),
-        "The baseline is the target's share of the keys, not the share of queries that ask.",
-    )
-    expect(
-        not same(got, known.difference(*args)),
-        "Divide by the baseline: a lift is a ratio, 1 is an even look.",
-    )
-    expect(not same(got, known.other_way(*args)), "The ratio is upside down: attention over baseline.")
+    wrong = {
+        "no_baseline": "This is the share alone, without its baseline: a large target gets much by being "
+        "large.",
+        "everybody_asks": "Only the queries marked in asks count.",
+        "baseline_of_the_askers": "The baseline is the target's share of the keys, not the share of queries "
+        "that ask.",
+        "difference": "Divide by the baseline: a lift is a ratio, 1 is an even look.",
+        "other_way": "The ratio is upside down: attention over baseline.",
+    }
+    expect_no_mistake(got, known, args, wrong)
     expect(same(got, known.lift(*args)), "The number differs.")
 
 
@@ -139,21 +113,16 @@ def mend_mass(answer):
     maps = _rows(9, 3, 2, 4, 12).unflatten(-1, (3, 4))
     got = answer(maps.clone())
     expect_tensor(got, (3,))
-    expect(
-        not same(got, known.mass_as_it_was(maps)),
-        "Nothing is mended yet: with an even look of three panels, two thirds should go to the others.",
-    )
-    expect(
-        not same(got, known.mass_of_one_head(maps)),
-        "The shares are summed now, but of the heads only the largest counts: take their mean.",
-    )
-    expect(
-        not same(got, known.mass_of_mean_keys(maps)),
-        "The heads are right now; the shares of a panel's keys have to be summed, not averaged.",
-    )
-    expect(not same(got, known.mass_on_own(maps)), "This is what a panel reads of itself.")
-    expect(
-        not same(got, known.mass_received(maps)),
-        "This is what the others read of a panel: the first axis says who asks, the fourth who is read.",
-    )
+    wrong = {
+        "mass_as_it_was": "Nothing is mended yet: with an even look of three panels, two thirds should go "
+        "to the others.",
+        "mass_of_one_head": "The shares are summed now, but of the heads only the largest counts: take "
+        "their mean.",
+        "mass_of_mean_keys": "The heads are right now; the shares of a panel's keys have to be summed, not "
+        "averaged.",
+        "mass_on_own": "This is what a panel reads of itself.",
+        "mass_received": "This is what the others read of a panel: the first axis says who asks, the fourth "
+        "who is read.",
+    }
+    expect_no_mistake(got, known, (maps,), wrong)
     expect(same(got, known.mass_mended(maps)), "Some number differs.")

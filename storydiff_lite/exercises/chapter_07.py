@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numbers
 from collections import Counter
+from operator import eq
 
 import torch
 
-from . import exercise, expect, expect_number, expect_tensor, generator, records, same
+from . import exercise, expect, expect_no_mistake, expect_number, expect_tensor, generator, records, same
 
 known = records("chapter_07")
 
@@ -29,14 +30,13 @@ def windows(answer):
 
     for panels, window in ((7, 3), (5, 2)):
         got, want = get(panels, window), known.windows(panels, window)
-        expect(
-            got != known.no_overlap(panels, window),
-            "These windows do not overlap: the next window moves on by one panel, not by a whole window.",
-        )
-        expect(
-            got != known.one_per_panel(panels, window),
-            f"You have a window for every panel. How many of {window} panels fit into {panels}? F - W + 1.",
-        )
+        wrong = {
+            "no_overlap": "These windows do not overlap: the next window moves on by one panel, not by a "
+            "whole window.",
+            "one_per_panel": f"You have a window for every panel. How many of {window} panels fit into "
+            f"{panels}? F - W + 1.",
+        }
+        expect_no_mistake(got, known, (panels, window), wrong, eq)
         expect(
             any(panels - 1 in w for w in got),
             f"Of {panels} panels in windows of {window}, the last panel is in no window: one is missing.",
@@ -67,31 +67,19 @@ def average_windows(answer):
     got = answer(x.clone(), 3, attend)
     expect_tensor(got, (6, 2, 3))
     args = x, 3, attend
-    expect(not same(got, known.sum(*args)), "These are sums: divide each panel by how many windows held it.")
-    expect(
-        not same(got, known.by_window_length(*args)),
-        "You divide by the window's length. Panels at the ends are in fewer windows than that.",
-    )
-    expect(
-        not same(got, known.by_number_of_windows(*args)),
-        "You divide by the number of windows; no panel need be in all of them.",
-    )
-    expect(
-        not same(got, known.last_wins(*args)),
-        "A later window overwrites what earlier ones gave: add up, and divide at the end.",
-    )
-    expect(
-        not same(got, known.halving(*args)),
-        "A running (old + new) / 2 halves what came first again and again: it is no mean of three.",
-    )
-    expect(
-        not same(got, known.fed_back(*args)),
-        "A window reads what an earlier one has written. All read the panels as before the first window.",
-    )
-    expect(
-        not same(got, known.one_window_missing(*args)),
-        "The last panel is zero: its window, the last, is missing.",
-    )
+    wrong = {
+        "sum": "These are sums: divide each panel by how many windows held it.",
+        "by_window_length": "You divide by the window's length. Panels at the ends are in fewer windows "
+        "than that.",
+        "by_number_of_windows": "You divide by the number of windows; no panel need be in all of them.",
+        "last_wins": "A later window overwrites what earlier ones gave: add up, and divide at the end.",
+        "halving": "A running (old + new) / 2 halves what came first again and again: it is no mean of "
+        "three.",
+        "fed_back": "A window reads what an earlier one has written. All read the panels as before the "
+        "first window.",
+        "one_window_missing": "The last panel is zero: its window, the last, is missing.",
+    }
+    expect_no_mistake(got, known, args, wrong)
     expect(same(got, known.average(*args)), "Some number differs.")
 
 
@@ -190,22 +178,16 @@ def mend_windows_step(answer):
     args, given = (x, windows, _predict, _step), x.clone()
     got = answer(given, windows, _predict, _step)
     expect_tensor(got, x.shape)
-    expect(
-        not same(got, known.stepped_in_the_loop(*args)),
-        "Nothing is mended yet: count how many steps the third panel goes.",
-    )
-    expect(
-        not same(got, known.stepped_without_counts(*args)),
-        "Each panel goes one step now, but with the sum of its predictions: divide by its windows.",
-    )
-    expect(
-        not same(got, known.stepped_with_the_last(*args)),
-        "Each panel goes one step now, but with the prediction of its last window alone.",
-    )
-    expect(
-        not same(got, known.stepped_by_the_window(*args)),
-        "The sum is divided by the same number for all panels; those at the ends are in fewer windows.",
-    )
+    wrong = {
+        "stepped_in_the_loop": "Nothing is mended yet: count how many steps the third panel goes.",
+        "stepped_without_counts": "Each panel goes one step now, but with the sum of its predictions: "
+        "divide by its windows.",
+        "stepped_with_the_last": "Each panel goes one step now, but with the prediction of its last window "
+        "alone.",
+        "stepped_by_the_window": "The sum is divided by the same number for all panels; those at the ends "
+        "are in fewer windows.",
+    }
+    expect_no_mistake(got, known, args, wrong)
     expect(same(got, known.stepped_once(*args)), "Some number differs.")
     expect(torch.equal(given, x), "The numbers are right, but the input was changed: step from a copy.")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from operator import eq
+
 import torch
 
-from . import exercise, expect, expect_number, expect_tensor, generator, records, same
+from . import exercise, expect, expect_no_mistake, expect_number, expect_tensor, generator, records, same
 
 known = records("chapter_08")
 
@@ -32,11 +34,12 @@ def slow_ends(answer):
         same(got[:, -1], end),
         "The last frame does not arrive at the end tokens: of L frames the i-th is at i / (num_frames - 1).",
     )
-    expect(
-        not same(got, known.even_steps(start, end, 5)),
-        "This is the straight line at one speed, all steps of one size: it must begin and end slowly.",
-    )
-    expect(not same(got, known.slow_start(start, end, 5)), "It begins slowly, but it stops dead at the end.")
+    wrong = {
+        "even_steps": "This is the straight line at one speed, all steps of one size: it must begin and end "
+        "slowly.",
+        "slow_start": "It begins slowly, but it stops dead at the end.",
+    }
+    expect_no_mistake(got, known, (start, end, 5), wrong)
     expect(same(got, want), "Both ends are right; in between the share of the end is 3 t^2 - 2 t^3.")
     expect(
         same(answer(start.clone(), end.clone(), 2), torch.stack([start, end], 1)),
@@ -154,22 +157,16 @@ def mend_regions(answer):
     patches = torch.randn(2, 8, 8, 3, generator=generator(81), dtype=torch.float64)
     got = answer(patches.clone())
     expect_tensor(got, (2, 16, 12))
-    expect(
-        not same(got, known.regions_as_they_were(patches)),
-        "Nothing is mended yet: a token holds four patches of one row, not the 2 x 2 of a region.",
-    )
-    expect(
-        not same(got, known.quarters_by_columns(patches)),
-        "The regions are right; in a token the patches must come row by row, these come column by column.",
-    )
-    expect(
-        not same(got, known.regions_by_columns(patches)),
-        "The tokens are right, but listed column by column: regions come row by row.",
-    )
-    expect(
-        not same(got, known.features_first(patches)),
-        "Each feature's four values stand together; put the four patches side by side, each whole.",
-    )
+    wrong = {
+        "regions_as_they_were": "Nothing is mended yet: a token holds four patches of one row, not the 2 x "
+        "2 of a region.",
+        "quarters_by_columns": "The regions are right; in a token the patches must come row by row, these "
+        "come column by column.",
+        "regions_by_columns": "The tokens are right, but listed column by column: regions come row by row.",
+        "features_first": "Each feature's four values stand together; put the four patches side by side, "
+        "each whole.",
+    }
+    expect_no_mistake(got, known, (patches,), wrong)
     expect(same(got, known.regions_mended(patches)), "Some number differs.")
 
 
@@ -211,16 +208,12 @@ def plan_spaces(answer):
             "With one run each, what you see may come from the seed: train more than once.",
         )
         count = expect_number(got["count"])
-        expect(
-            count != known.plan_no_square(deviation, half_width),
-            "The interval shrinks with the square root of the count: the ratio has to be squared.",
-        )
-        expect(
-            count != known.plan_no_factor(deviation, half_width),
-            "That many clips give one standard error; a 95% interval takes 1.96 of them.",
-        )
-        expect(
-            count != known.plan_whole_width(deviation, half_width),
-            "The interval reaches this far to each side; you took it for the whole width.",
-        )
+        wrong = {
+            "plan_no_square": "The interval shrinks with the square root of the count: the ratio has to be "
+            "squared.",
+            "plan_no_factor": "That many clips give one standard error; a 95% interval takes 1.96 of them.",
+            "plan_whole_width": "The interval reaches this far to each side; you took it for the whole "
+            "width.",
+        }
+        expect_no_mistake(count, known, (deviation, half_width), wrong, eq)
         expect(count == known.plan_count(deviation, half_width), "The count of clips is another one.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import exercise, expect, expect_number, expect_tensor, generator, records, same
+from . import exercise, expect, expect_no_mistake, expect_number, expect_tensor, generator, records, same
 
 known = records("chapter_09")
 
@@ -70,26 +70,19 @@ def across_frames(answer):
 
     got, args = answer(x.clone(), 3, attend), (x, 3, attend)
     expect_tensor(got, (6, 4, 2, 5))
-    expect(
-        not same(got, known.in_each_frame(*args)),
-        "This is self-attention inside each frame: the sequence must run over the frames, at one place.",
-    )
-    expect(
-        not same(got, known.whole_video(*args)),
-        "A sequence holds all places of all frames. In temporal attention it holds the frames at one place.",
-    )
-    expect(
-        not same(got, known.videos_mixed(*args)),
-        "Frames of two videos meet in one sequence: the first F rows of x are the first video's.",
-    )
-    expect(
-        not same(got, known.all_together(*args)),
-        "All videos are in one sequence, 2 x F long: frames of two videos must not read each other.",
-    )
-    expect(
-        not same(got, known.not_put_back(*args)),
-        "The right sequences, but the result is not put back in the same order: undo each permute.",
-    )
+    wrong = {
+        "in_each_frame": "This is self-attention inside each frame: the sequence must run over the frames, "
+        "at one place.",
+        "whole_video": "A sequence holds all places of all frames. In temporal attention it holds the "
+        "frames at one place.",
+        "videos_mixed": "Frames of two videos meet in one sequence: the first F rows of x are the first "
+        "video's.",
+        "all_together": "All videos are in one sequence, 2 x F long: frames of two videos must not read "
+        "each other.",
+        "not_put_back": "The right sequences, but the result is not put back in the same order: undo each "
+        "permute.",
+    }
+    expect_no_mistake(got, known, args, wrong)
     expect(same(got, known.across(*args)), "Each sequence must be the F frames of one video at one place.")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from operator import eq
+
 import torch
 
-from . import exercise, expect, expect_number, records, same
+from . import exercise, expect, expect_no_mistake, expect_number, records, same
 
 known = records("chapter_10")
 
@@ -114,23 +116,15 @@ def token_regions(answer):
         want = known.regions_of_tokens(*case)
         if got == want:
             continue
-        expect(
-            got != known.nobody_is_the_first(*case), "A token in no box is nobody's: -1, not the first box's."
-        )
-        expect(got != known.from_below(*case), "Rows are counted from above: top is smaller than bottom.")
-        expect(
-            got != known.column_by_column(*case),
-            "Tokens are numbered row by row, as the U-Net lays them out.",
-        )
-        expect(
-            got != known.right_edge_too(*case),
-            "A middle on the edge of two boxes would be in both: left and top belong to a box, right and "
-            "bottom do not.",
-        )
-        expect(
-            got != known.corner(*case),
-            "Take the middle of a token, (column + 1/2) / columns, and not its corner.",
-        )
+        wrong = {
+            "nobody_is_the_first": "A token in no box is nobody's: -1, not the first box's.",
+            "from_below": "Rows are counted from above: top is smaller than bottom.",
+            "column_by_column": "Tokens are numbered row by row, as the U-Net lays them out.",
+            "right_edge_too": "A middle on the edge of two boxes would be in both: left and top belong to a "
+            "box, right and bottom do not.",
+            "corner": "Take the middle of a token, (column + 1/2) / columns, and not its corner.",
+        }
+        expect_no_mistake(got, known, case, wrong, eq)
         wrong = next(t for t, (a, b) in enumerate(zip(got, want, strict=True)) if a != b)
         expect(
             False,
@@ -162,23 +156,15 @@ def region_sizes(answer):
             [len(p) for p in got] == [len(w) for w in who],
             "Each character of a panel has a list of its own: give a number for each name.",
         )
-        expect(
-            got != known.own_half(*case),
-            "Regions that are not isolated read all n tokens of their own panel.",
-        )
-        expect(
-            got != known.by_panels(*case),
-            "That is the rule of panels. A panel of one now also reads its character's region in panels of "
-            "two.",
-        )
-        expect(
-            got != known.whole_panels(*case),
-            "Of a panel of two only the character's own half is read: n / 2.",
-        )
-        expect(
-            got != known.times_forgotten(*case), "A token of another panel stands in the list `times` times."
-        )
-        expect(got != known.own_times_too(*case), "The panel's own tokens stand in the list once.")
+        wrong = {
+            "own_half": "Regions that are not isolated read all n tokens of their own panel.",
+            "by_panels": "That is the rule of panels. A panel of one now also reads its character's region "
+            "in panels of two.",
+            "whole_panels": "Of a panel of two only the character's own half is read: n / 2.",
+            "times_forgotten": "A token of another panel stands in the list `times` times.",
+            "own_times_too": "The panel's own tokens stand in the list once.",
+        }
+        expect_no_mistake(got, known, case, wrong, eq)
         expect(
             False,
             f"who = {who}, n = {n}, rate = {rate}, times = {times}: the numbers are {want[0]} for the first "
@@ -242,13 +228,14 @@ def where(answer):
 
     at = text.index("[Bo]")
     got = get("[Bo]")
-    expect(got != known.from_zero(text, at), "Editors count from 1: the first line is line 1.")
-    expect(got != known.column_from_zero(text, at), "The first letter of a line stands in column 1.")
-    expect(got != known.offset_as_column(text, at), "The column begins anew in each line.")
-    expect(got != known.empty_lines_skipped(text, at), "Empty lines are lines too.")
-    expect(
-        got != known.line_end_forgotten(text, at), "The end of a line takes up a place in the text as well."
-    )
+    wrong = {
+        "from_zero": "Editors count from 1: the first line is line 1.",
+        "column_from_zero": "The first letter of a line stands in column 1.",
+        "offset_as_column": "The column begins anew in each line.",
+        "empty_lines_skipped": "Empty lines are lines too.",
+        "line_end_forgotten": "The end of a line takes up a place in the text as well.",
+    }
+    expect_no_mistake(got, known, (text, at), wrong, eq)
     expect(got == (4, 3), f"[Bo] stands in line 4, column 3, not {got}.")
     expect(get("[Ann] a") == (1, 1), "The first letter of the text stands in line 1, column 1.")
     expect(get("its") == (3, 8), f"'its' stands in line 3, column 8, not {get('its')}.")
@@ -276,22 +263,17 @@ def mend_leak(answer):
     ]
     args = (one, other)
     got = expect_number(answer([dict(x) for x in one], [dict(x) for x in other]))
-    expect(
-        not same(got, known.leak_as_it_was(*args)),
-        "Nothing is mended yet: two characters with the same looks in two scenes should have a leak of 1.",
-    )
-    expect(
-        not same(got, known.leak_in_order(*args)),
-        "The attributes are right; compare every picture of the one with every picture of the other.",
-    )
-    expect(
-        not same(got, known.leak_with_the_prompt(*args)),
-        "All pairs are there; species and scene are named in the prompts, and no looks.",
-    )
-    expect(
-        not same(got, known.leak_of_one(*args)),
-        "You compared pictures within a list: that is how well a character agrees with itself.",
-    )
+    wrong = {
+        "leak_as_it_was": "Nothing is mended yet: two characters with the same looks in two scenes should "
+        "have a leak of 1.",
+        "leak_in_order": "The attributes are right; compare every picture of the one with every picture of "
+        "the other.",
+        "leak_with_the_prompt": "All pairs are there; species and scene are named in the prompts, and no "
+        "looks.",
+        "leak_of_one": "You compared pictures within a list: that is how well a character agrees with "
+        "itself.",
+    }
+    expect_no_mistake(got, known, args, wrong)
     expect(same(got, known.leak(*args)), "The number is another one.")
     turned = expect_number(answer([dict(x) for x in one[::-1]], [dict(x) for x in other]))
     expect(same(turned, got), "In another order of the pictures your answer is another one.")

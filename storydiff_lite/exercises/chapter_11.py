@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numbers
+from operator import eq
 
-from . import exercise, expect, expect_number, records
+from . import exercise, expect, expect_no_mistake, expect_number, records
 
 known = records("chapter_11")
 
@@ -117,14 +118,12 @@ def what_must_fit(answer):
             if got == want:
                 continue
             how = "with offload" if offload else "without offload"
-            expect(
-                got != known.peak_adds_working(parts, working, offload),
-                "The parts work one after the other: of what they need while they work, the largest counts.",
-            )
-            expect(
-                got != known.peak_weights_alone(parts, working, offload),
-                "A part needs more than its weights while it works.",
-            )
+            wrong = {
+                "peak_adds_working": "The parts work one after the other: of what they need while they "
+                "work, the largest counts.",
+                "peak_weights_alone": "A part needs more than its weights while it works.",
+            }
+            expect_no_mistake(got, known, (parts, working, offload), wrong, eq)
             expect(
                 not (offload and got == known.peak_no_difference(parts, working, offload)),
                 "With offload the other parts wait in the memory of the computer, not on the card.",

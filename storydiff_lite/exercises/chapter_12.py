@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import exercise, expect, expect_tensor, generator, records, same
+from . import exercise, expect, expect_no_mistake, expect_tensor, generator, records, same
 
 known = records("chapter_12")
 
@@ -59,23 +59,14 @@ def adain(answer):
         got = answer(x.clone(), first.clone(), amount)
         expect_tensor(got, (7, 3))
         args = x, first, amount
-        expect(
-            not same(got, known.over_channels(*args)),
-            "Mean and spread are taken over the channels of a token. Take them over the tokens, a channel at "
-            "a time.",
-        )
-        expect(
-            not same(got, known.over_everything(*args)),
-            "One mean and one spread for all channels: each channel has its own.",
-        )
-        expect(
-            not same(got, known.mean_alone(*args)),
-            "The mean is moved towards the first panel's; the spread too?",
-        )
-        expect(
-            not same(got, known.spread_alone(*args)),
-            "The spread is moved towards the first panel's; the mean too?",
-        )
+        wrong = {
+            "over_channels": "Mean and spread are taken over the channels of a token. Take them over the "
+            "tokens, a channel at a time.",
+            "over_everything": "One mean and one spread for all channels: each channel has its own.",
+            "mean_alone": "The mean is moved towards the first panel's; the spread too?",
+            "spread_alone": "The spread is moved towards the first panel's; the mean too?",
+        }
+        expect_no_mistake(got, known, args, wrong)
         expect(
             amount == 1 or not same(got, known.whole(*args)),
             "Mean and spread are wholly the first panel's: take only the amount of the way.",
@@ -205,19 +196,14 @@ def carry(answer):
             "are needed; what no longer fits is padding, and is cut off.",
         )
         expect_tensor(got, (14, 4))
-        expect(
-            not same(got, known.short_stays(*args)),
-            "The short form is still there, behind the phrase: its states are replaced.",
-        )
-        expect(
-            not same(got, known.with_begin(*args)),
-            "The phrase begins with the begin token, and its last token is lost: in told it begins "
-            "at place 1.",
-        )
-        expect(
-            not same(got, known.overwritten(*args)),
-            "The phrase has overwritten what followed the short form: that moves back instead.",
-        )
+        wrong = {
+            "short_stays": "The short form is still there, behind the phrase: its states are replaced.",
+            "with_begin": "The phrase begins with the begin token, and its last token is lost: in told it "
+            "begins at place 1.",
+            "overwritten": "The phrase has overwritten what followed the short form: that moves back "
+            "instead.",
+        }
+        expect_no_mistake(got, known, args, wrong)
         expect(
             at == 1 or not same(got, known.at_the_beginning(*args)),
             "The phrase stands at the beginning; the short form stands at place `at`.",

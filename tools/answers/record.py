@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -67,12 +67,23 @@ def rounded(x):
     )
 
 
+def forgiving(expect):
+    """What a checker expects, without an error where it is not so."""
+
+    def tried(*args):
+        with suppress(AssertionError):  # `Wrong`, of whichever package
+            expect(*args)
+
+    return tried
+
+
 @contextmanager
 def lenient(module):
     """Checkers that go on to their end whatever is wrong: every case that they could ask about is asked."""
-    strict = {n: f for n in ("expect", "expect_tensor") if (f := getattr(module, n, None))}
-    for name in strict:
-        setattr(module, name, lambda *args: None)
+    names = ("expect", "expect_tensor", "expect_no_mistake")
+    strict = {n: f for n in names if (f := getattr(module, n, None))}
+    for name, f in strict.items():
+        setattr(module, name, forgiving(f))
     try:
         yield
     finally:
