@@ -49,6 +49,21 @@ def sha256(file):
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
+def is_pointer(file):
+    """Whether a file is what Git LFS puts in the place of a large one: a few lines that name it."""
+    with open(file, "rb") as f:
+        return f.read(23) == b"version https://git-lfs"
+
+
+def check_no_pointer(file):
+    """Raise `WeightsError` where `is_pointer`."""
+    if is_pointer(file):
+        raise WeightsError(
+            f"{file} is a Git LFS pointer, a few lines that stand for the file: run `git lfs pull` in its "
+            "repository."
+        )
+
+
 def names(root=DATA):
     """Names of the shipped models."""
     return sorted({Path(f).parts[0] for f in _manifest(Path(root))})
@@ -94,9 +109,7 @@ def path(name, root=DATA):
         return root / name
     for file, digest in wanted.items():
         if sha256(root / file) != digest:
-            with open(root / file, "rb") as f:
-                pointer = f.read(23) == b"version https://git-lfs"
-            hint = " It is a Git LFS pointer: run `git lfs pull`." if pointer else ""
+            hint = " It is a Git LFS pointer: run `git lfs pull`." if is_pointer(root / file) else ""
             raise WeightsError(
                 f"The weight file {root / file} ({(root / file).stat().st_size:,} bytes) is "
                 "not the one that was trained: it was changed or cut short (its SHA-256 "

@@ -5,6 +5,7 @@ import errno
 import functools
 import os
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,6 +13,10 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from safetensors import SafetensorError
 
 from ..weights import STORY_MODELS, WeightsError
+
+#: words in the names or texts of errors where there is no network
+UNREACHABLE = ("ConnectionError", "ConnectError", "Timeout", "OfflineMode", "LocalEntryNotFound")
+UNREACHABLE += ("couldn't connect",)
 
 
 def nowhere(name):
@@ -25,7 +30,8 @@ def nowhere(name):
     )
 
 
-class explained:  # noqa: N801  (reads as a statement: with explained(name))
+@contextmanager
+def explained(name, unreachable=None):
     """Within this block, what the network, the hub or the disk refuse becomes a `WeightsError` that says what
     to do.
 
@@ -36,61 +42,57 @@ class explained:  # noqa: N801  (reads as a statement: with explained(name))
     unreachable : str, optional
         What to say where the hub would have been needed for something else.
     """
+    try:
+        yield
+    except WeightsError:
+        raise
+    except Exception as error:
+        what_to_do = _what_to_do(error, name, unreachable)
+        if what_to_do is None:
+            raise
+        raise WeightsError(what_to_do) from error
 
-    def __init__(self, name, unreachable=None):
-        self.name, self.unreachable = name, unreachable
 
-    def __enter__(self):
-        return self
+def _what_to_do(error, name, unreachable):
+    """What to say of an error in loading, or None where it is of none of these kinds."""
+    chain, link = [], error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
 
-    def __exit__(self, kind, error, trace):
-        if error is None or isinstance(error, WeightsError):
-            return
-        chain, link = [], error
-        while link is not None and link not in chain:
-            chain.append(link)
-            link = link.__cause__ or link.__context__
-        text = " ".join(f"{type(e).__name__}: {e}" for e in chain)
-        if any(isinstance(e, OSError) and e.errno == errno.ENOSPC for e in chain):
-            raise WeightsError(
-                f"The disk is full: {self.name} was not loaded. SDXL takes 7 GB in half precision. Make "
-                "room, or set HF_HOME to a folder on another disk; a download that broke off goes on where "
-                "it stopped."
-            ) from error
-        if any(isinstance(e, SafetensorError) for e in chain):
-            raise WeightsError(
-                f"A weight file of {self.name} cannot be read ({error}): it was cut short. Fetch it again "
-                "with force_download=True."
-            ) from error
-        if any(isinstance(e, GatedRepoError) for e in chain):
-            raise WeightsError(
-                f"{self.name} asks for a licence to be accepted: do so on its page on the hub, then "
-                "`hf auth login`."
-            ) from error
-        if any(isinstance(e, RepositoryNotFoundError) for e in chain):
-            raise WeightsError(f"There is no model {self.name} on the hub, or it is private.") from error
-        local = Path(str(self.name)).exists()
-        offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-        reach = (
-            "ConnectionError",
-            "ConnectError",
-            "Timeout",
-            "OfflineMode",
-            "LocalEntryNotFound",
-            "couldn't connect",
+    def any_is(kind):
+        return any(isinstance(e, kind) for e in chain)
+
+    if any(isinstance(e, OSError) and e.errno == errno.ENOSPC for e in chain):
+        return (
+            f"The disk is full: {name} was not loaded. SDXL takes 7 GB in half precision. Make room, or set "
+            "HF_HOME to a folder on another disk; a download that broke off goes on where it stopped."
         )
-        if offline and not local and isinstance(error, (OSError, ValueError)):
-            raise WeightsError(
-                f"{self.name} is not on this machine (or not all of it), and HF_HUB_OFFLINE forbids to fetch "
-                f"it. Unset HF_HUB_OFFLINE, or, where there is a network, run `hf download {self.name}` and "
-                "give the folder that it names."
-            ) from error
-        if isinstance(error, HfHubHTTPError) or any(word in text for word in reach):
-            raise WeightsError(
-                self.unreachable
-                or f"{self.name} could not be fetched: the hub cannot be reached. Give a folder that is on "
-                "this machine, or try again with a network; what was fetched is kept."
-            ) from error
+    if any_is(SafetensorError):
+        return (
+            f"A weight file of {name} cannot be read ({error}): it was cut short. Fetch it again with "
+            "force_download=True."
+        )
+    if any_is(GatedRepoError):
+        return (
+            f"{name} asks for a licence to be accepted: do so on its page on the hub, then `hf auth login`."
+        )
+    if any_is(RepositoryNotFoundError):
+        return f"There is no model {name} on the hub, or it is private."
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    if offline and not Path(str(name)).exists() and isinstance(error, (OSError, ValueError)):
+        return (
+            f"{name} is not on this machine (or not all of it), and HF_HUB_OFFLINE forbids to fetch it. "
+            f"Unset HF_HUB_OFFLINE, or, where there is a network, run `hf download {name}` and give the "
+            "folder that it names."
+        )
+    text = " ".join(f"{type(e).__name__}: {e}" for e in chain)
+    if isinstance(error, HfHubHTTPError) or any(word in text for word in UNREACHABLE):
+        return unreachable or (
+            f"{name} could not be fetched: the hub cannot be reached. Give a folder that is on this machine, "
+            "or try again with a network; what was fetched is kept."
+        )
+    return None
 
 
 def advice(pipe, panels, window):

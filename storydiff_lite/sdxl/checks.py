@@ -7,8 +7,7 @@ import re
 import struct
 from pathlib import Path
 
-from ..weights import WeightsError
-from .photomaker import POINTER
+from ..weights import WeightsError, check_no_pointer
 
 #: what a hub id looks like
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -56,7 +55,7 @@ def check_folder(folder, given=()):
         if file.suffix == ".safetensors":
             check_whole(file)
         elif file.suffix in (".json", ".txt"):
-            _no_pointer(file)
+            check_no_pointer(file)
     check_parts(folder, given)
 
 
@@ -69,7 +68,7 @@ def check_parts(folder, given=()):
     for name in NEEDED:
         entry = index.get(name)
         if name in given or not isinstance(entry, list) or entry[0] is None:
-            continue  # what an index lacks is told by `check_index`
+            continue  # what an index lacks is reported by `check_index`
         part = folder / name
         sets = FILES.get(name, (("config.json",),))
         if not any(all((part / file).is_file() for file in files) for files in sets):
@@ -78,15 +77,6 @@ def check_parts(folder, given=()):
             raise WeightsError(
                 f"{folder} is not whole: its folder {name}/ {lacks}, and model_index.json lists it. Fetch "
                 f"the model again, or copy {name}/ from a model of the same kind."
-            )
-
-
-def _no_pointer(file):
-    """Raise `WeightsError` where a file is what Git LFS put in its place."""
-    with file.open("rb") as f:
-        if f.read(len(POINTER)) == POINTER:
-            raise WeightsError(
-                f"{file} is a Git LFS pointer, not the file: run `git lfs pull` in its repository."
             )
 
 
@@ -112,13 +102,10 @@ def check_whole(file):
         Its header: name -> dtype, shape and place of each tensor.
     """
     file = Path(file)
+    check_no_pointer(file)
     size = file.stat().st_size
     with file.open("rb") as f:
         start = f.read(8)
-        if start == b"version ":
-            raise WeightsError(
-                f"{file} is a Git LFS pointer, not the weights: run `git lfs pull` in its repository."
-            )
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
         if 8 + length > min(size, 100_000_000):
             raise WeightsError(

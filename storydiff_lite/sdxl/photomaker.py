@@ -23,12 +23,10 @@ from transformers import CLIPVisionConfig
 
 from ..adapters import EVERYWHERE, LORA, put_in, take_out
 from ..identity import PHOTOMAKER, IDEncoder
-from ..weights import WeightsError
+from ..weights import WeightsError, check_no_pointer
 
 NAME = "photomaker-v1.bin"
 PARTS = ("id_encoder", "lora_weights")
-#: how a file begins that Git LFS put in the place of a large one
-POINTER = b"version https://git-lfs"
 
 
 def read(path, weight_name=NAME):
@@ -66,12 +64,7 @@ def read(path, weight_name=NAME):
         raise WeightsError(
             f"There is no file {path}. PhotoMaker v1 is {NAME} of TencentARC/PhotoMaker on the hub, 0.9 GB."
         )
-    with path.open("rb") as f:
-        if f.read(len(POINTER)) == POINTER:
-            raise WeightsError(
-                f"{path} is a Git LFS pointer, a few lines that stand for the file, not the weights: run "
-                "`git lfs pull` in its repository."
-            )
+    check_no_pointer(path)
     parts = _safetensors(path) if path.suffix == ".safetensors" else _pickle(path)
     _check(parts, path)
     return parts["id_encoder"], parts["lora_weights"]
