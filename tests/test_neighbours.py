@@ -9,6 +9,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 
 from storydiff_lite import experiments, neighbours, portable, world
 from storydiff_lite.attention import reading_lists
+from storydiff_lite.experiments import consistency
 from storydiff_lite.experiments import neighbours as experiment
 from storydiff_lite.plan import word_tokens
 from storydiff_lite.prompts import PromptEncoder
@@ -642,10 +643,12 @@ def test_the_record_is_of_these_settings():
 def test_the_record_can_be_made_anew(monkeypatch, tmp_path):
     """One setting and one story of it, the whole way that ``python -m storydiff_lite.experiments`` goes."""
     monkeypatch.chdir(tmp_path)  # where checkpoints of records go
-    few = dict(list(experiment.neighbours_settings().items())[:1])
-    monkeypatch.setattr(experiment, "neighbours_settings", lambda: few)
+    few, sweep = dict(list(experiment.neighbours_settings().items())[:1]), consistency.sweep
+    monkeypatch.setattr(
+        consistency, "sweep", lambda record, settings, *how, **more: sweep(record, few, *how, **more)
+    )
     monkeypatch.setattr(experiment, "STEPS", 2)
-    record = experiment.run(stories=1)
+    record = experiment.EXPERIMENT.run(1)
     (name,) = few
     assert set(record["rows"]) == {name} and [r["seed"] for r in record["rows"][name]] == [0]
     assert record["summary"][name]["seconds"] > 0 and record["masks"]["pictures"] == 2

@@ -146,16 +146,16 @@ def test_parts_of_the_pipeline_that_drew_the_panels_are_shared(pipe, ends):
 
 
 @pytest.mark.parametrize(
-    ("change", "match"),
+    ("change", "error", "match"),
     [
-        ({"refine": 1.5}, "refine is 1.5; it must be a number from 0"),
-        ({"refine": True}, "refine is True"),
-        ({"refine": "much"}, "refine is 'much'"),
-        ({"refine": 0.5, "refine_steps": 0}, "refine_steps is 0"),
+        ({"refine": 1.5}, ValueError, "refine is 1.5; it must be between 0 and 1, 0 for not at all"),
+        ({"refine": True}, TypeError, "refine must be a number, not True"),
+        ({"refine": "much"}, TypeError, "refine must be a number, not 'much'"),
+        ({"refine": 0.5, "refine_steps": 0}, ValueError, "refine_steps is 0"),
     ],
 )
-def test_bad_input(pipe, ends, change, match):
-    with pytest.raises(ValueError, match=match):
+def test_bad_input(pipe, ends, change, error, match):
+    with pytest.raises(error, match=match):
         pipe(*ends, **change)
 
 

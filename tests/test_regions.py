@@ -398,7 +398,7 @@ def test_stories_of_two_together():
         assert all(getattr(first, k) != getattr(second, k) for k in ("species", *experiment.FREE))
         (free, told), (named, same) = experiment.two_together(i), experiment.two_together(i, named=True)
         assert told == same
-        for panel, full, who, (actions, scene) in zip(free, named, experiment.WHO, told, strict=True):
+        for panel, full, who, (actions, scene) in zip(free, named, experiment.CAST, told, strict=True):
             assert panel.characters == tuple("AB"[k] for k in who) == full.characters
             words = [(first, second)[k].species for k in who]
             assert [s for s in panel.prompt.replace(",", "").split() if s in world.SPECIES] == words
@@ -413,7 +413,7 @@ def test_own_texts_name_one_character_and_the_scene():
     for j, r, text in found:
         said = world.mentioned(text)
         assert said["scene"] == told[j][1] and said["action"] == told[j][0][r]
-        assert said["species"] == experiment.characters(1)[experiment.WHO[j][r]].species
+        assert said["species"] == experiment.characters(1)[experiment.CAST[j][r]].species
 
 
 def test_who_changed_places():

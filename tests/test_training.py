@@ -200,7 +200,7 @@ def test_autoencoder_learns_and_its_decoder_alone_leaves_latents(tmp_path):
 
 def test_encoders_learn_to_pair(tmp_path):
     net, run = clip.train(steps=2, batch=8, pictures=40, folder=tmp_path)
-    found = clip.measure(net, "cpu", n=64)
+    found = clip.measure(net, n=64)
     assert set(found["finds_its_caption_among_64"]) == {"text_encoder", "text_encoder_2"} and run.done == 2
     unknown = clip.load_tokenizer()("zeppelin").input_ids[1]
     assert not net.text_1.get_input_embeddings().weight[unknown].any(), "an unknown word must say nothing"
@@ -246,7 +246,6 @@ def packed():
 
 def test_unet_trains_on_every_canvas_and_resumes(tmp_path, packed, monkeypatch):
     kw = {"batch": 4, "samples": unet.Samples(24, 4), "channels": (16, 32), "folder": tmp_path}
-    kw["size"] = packed.size
     plain, shapes, lates = unet.velocity_loss, set(), []
 
     def spy(net, schedule, x, *rest, late, weight, mine, dtype):
@@ -348,7 +347,6 @@ def test_unet_begins_with_another_but_for_what_reads_text(packed, tmp_path):
         packed.load("vae").model,
         packed.prompts(),
         steps=1,
-        size=packed.size,
         batch=4,
         samples=unet.Samples(24, 4),
         channels=(16, 32),

@@ -25,11 +25,9 @@ from .consistency import measure, settings, story
 from .identity import identity_settings, measure_identity, people
 from .records import change, load, mean_and_interval, quote, summary
 
-_FIRST = consistency, identity, lora, sharing, failures, comparison, long_stories, repeats, motion
-EXPERIMENTS = {
-    module.__name__.rpartition(".")[2]: module.EXPERIMENT
-    for module in (*_FIRST, spaces, video, passages, cast, regions, defaults, neighbours)
-}
+_MODULES = consistency, identity, lora, sharing, failures, comparison, long_stories, repeats, motion
+_MODULES += spaces, video, passages, cast, regions, defaults, neighbours
+EXPERIMENTS = {module.__name__.rpartition(".")[2]: module.EXPERIMENT for module in _MODULES}
 
 
 def fingerprint(name: str = "consistency") -> dict:

@@ -13,7 +13,6 @@ both species are read. How well the judge reads such parts of true pictures stan
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from itertools import product
 
 import torch
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 
 from .. import weights, world
 from ..cast import by_character
-from ..judge import FREE, StoryJudge, faithfulness
+from ..judge import FREE, faithfulness
 from ..story import Panel
 from ..training.data import draw
 from .consistency import STEPS, story_experiment
@@ -116,8 +115,11 @@ def measure_cast(pipe, judge, setting, numbers, batch_size=1, defects=None, **ca
             "both": shown(both, [panels[j].prompt for j in together]),
             "fidelity": short(faithfulness(names, prompts)),
         }
-        row |= with_crops(read, judge, output.images[together])
-        rows.append(row | clean_panels(defects, output.images, [p.prompt for p in panels]))
+        parts = [reading(judge, part, FREE)[1] for part in crops(output.images[together])]
+        read["lead"] = min(r["lead"] for r in (read, *parts))
+        for side, part in zip(SIDES, parts, strict=True):
+            read["read"] |= {f"{k}, {side}": v for k, v in part["read"].items()}
+        rows.append(row | read | clean_panels(defects, output.images, [p.prompt for p in panels]))
     return rows
 
 
@@ -126,13 +128,6 @@ def shown(both, prompts):
     asked = [{world.mentioned(part)["species"] for part in p.split(" and ")} for p in prompts]
     hits = [{part["species"] for part in pair} == want for pair, want in zip(both, asked, strict=True)]
     return {"mean": sum(hits) / len(hits)}
-
-
-def with_crops(read, judge, images):
-    """The `reading` of panels of one, and of both characters of those of two."""
-    parts = [reading(judge, part, FREE)[1] for part in crops(images)]
-    names = {f"{k}, {side}": v for side, p in zip(SIDES, parts, strict=True) for k, v in p["read"].items()}
-    return {"lead": min(r["lead"] for r in (read, *parts)), "read": read["read"] | names}
 
 
 def reading_crops(judge, pictures=200, size=None):
@@ -154,14 +149,13 @@ def reading_crops(judge, pictures=200, size=None):
     return {k: round(n / (2 * pictures), 4) for k, n in right.items()}
 
 
-STORIES = story_experiment(
-    "cast", cast_settings, measure_cast, KINDS, panels=len(CAST), stories=16, golden=("by character",)
+EXPERIMENT = story_experiment(
+    "cast",
+    cast_settings,
+    measure_cast,
+    KINDS,
+    panels=len(CAST),
+    then=lambda pipe, judge, stories: {"crops": reading_crops(judge)},
+    stories=16,
+    golden=("by character",),
 )
-
-
-def run(stories, device="cpu") -> dict:
-    """The record: the same stories and seeds under every setting, and `reading_crops`."""
-    return STORIES.run(stories, device) | {"crops": reading_crops(StoryJudge.load(device=device))}
-
-
-EXPERIMENT = replace(STORIES, run=run)

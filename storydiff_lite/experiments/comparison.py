@@ -23,12 +23,11 @@ from diffusers import StableDiffusionXLPipeline
 
 from .. import weights, world
 from ..denoising import initial_noise
-from ..judge import FREE, faithfulness
-from ..judge import agreement as agreement_of
+from ..judge import FREE
 from ..motion import fit_pixels
 from ..training.identity import with_trigger
 from .consistency import STEPS, story, story_experiment
-from .records import clean_panels, reading, short
+from .records import judged, short
 
 KINDS = ("agreement", "fidelity", "clean", "identity", "micro_clip_text", "micro_clip_character")
 
@@ -57,8 +56,7 @@ def comparison_settings() -> dict[str, dict]:
 @torch.no_grad()
 def micro_clip(pipe, images, prompts):
     """Mean cosine of pictures [F, 3, H, W] in 0..1 with their prompts, and of pictures with each other."""
-    ids = pipe.tokenizer_2(prompts, padding="max_length", max_length=77, return_tensors="pt").input_ids
-    text = F.normalize(pipe.text_encoder_2(ids.to(pipe.device)).text_embeds, dim=-1)  # [F, P]
+    text = F.normalize(pipe.prompts(prompts)[1], dim=-1)  # [F, P]
     pixels = fit_pixels(pipe.image_encoder, images.to(pipe.device) * 2 - 1)
     seen = F.normalize(pipe.image_encoder(pixels).image_embeds, dim=-1)  # [F, P]
     pairs = [float(seen[i] @ seen[j]) for i, j in combinations(range(len(seen)), 2)]
@@ -116,21 +114,13 @@ def measure_comparison(pipe, judge, setting, numbers, batch_size=1, defects=None
         drawn = (o.images for o in pipe.tell_many(stories, numbers, id_images=images, **call))
     rows = []
     for i, album, pictures in zip(numbers, albums, drawn, strict=True):
-        (names, read), truth, prompts = reading(judge, pictures), world.labels(album[0]), story(i)
+        truth, prompts = world.labels(album[0]), story(i)
+        names, row = judged(judge, pictures, prompts, defects)
         text, character = micro_clip(pipe, pictures, prompts)
         identity = {k: sum(r[k] == truth[k] for r in names) / len(names) for k in FREE}
-        rows.append(
-            {
-                "seed": i,
-                "agreement": short(agreement_of(names, FREE)),
-                "fidelity": short(faithfulness(names, prompts)),
-                "identity": short(identity | {"mean": sum(identity.values()) / len(identity)}),
-                "micro_clip_text": short({"mean": text}),
-                "micro_clip_character": short({"mean": character}),
-            }
-            | read
-            | clean_panels(defects, pictures, prompts)
-        )
+        row["identity"] = short(identity | {"mean": sum(identity.values()) / len(identity)})
+        row |= {"micro_clip_text": short({"mean": text}), "micro_clip_character": short({"mean": character})}
+        rows.append({"seed": i} | row)
     return rows
 
 

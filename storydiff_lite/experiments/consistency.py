@@ -6,9 +6,9 @@ import random
 
 from .. import world
 from ..defects import DefectJudge
-from ..judge import FREE, StoryJudge, agreement, faithfulness
+from ..judge import StoryJudge
 from ..pipeline import StoryPipeline
-from .records import PANELS, Experiment, clean_panels, header, reading, short, sweep
+from .records import PANELS, Experiment, header, judged, sweep
 
 KINDS = ("agreement", "fidelity", "clean")
 STEPS = 12  # denoising steps: what the model draws with by default
@@ -36,7 +36,7 @@ def settings() -> dict[str, dict]:
 
 
 def measure(pipe, judge, setting, stories, seeds=None, batch_size=None, also=None, defects=None):
-    """One row per story: agreement of the free attributes, fidelity to the prompts, and `reading`.
+    """One row per story, as of `judged`.
 
     Parameters
     ----------
@@ -54,19 +54,12 @@ def measure(pipe, judge, setting, stories, seeds=None, batch_size=None, also=Non
         Puts the fraction of clean panels into each row, as ``"clean": {"mean": 0..1}``.
     """
     seeds = list(range(len(stories))) if seeds is None else seeds
-    rows, batch_size = [], batch_size or (1 if pipe.device.type == "cpu" else 4)
-    how = {"batch_size": batch_size, "output_type": "pt"} | setting
-    for i in range(0, len(stories), batch_size):
-        batch, their = stories[i : i + batch_size], seeds[i : i + batch_size]
-        for output, prompts, seed in zip(pipe.tell_many(batch, their, **how), batch, their, strict=True):
-            names, read = reading(judge, output.images)
-            found = {
-                "agreement": short(agreement(names, FREE)),
-                "fidelity": short(faithfulness(names, prompts)),
-            }
-            found |= read | clean_panels(defects, output.images, prompts)
-            found |= also(names, prompts, output.images) if also else {}
-            rows.append({"story": prompts, "seed": seed} | found)
+    batch_size = batch_size or (1 if pipe.device.type == "cpu" else 4)
+    how, rows = {"batch_size": batch_size, "output_type": "pt"} | setting, []
+    for output, prompts, seed in zip(pipe.tell_many(stories, seeds, **how), stories, seeds, strict=True):
+        names, row = judged(judge, output.images, prompts, defects)
+        row |= also(names, prompts, output.images) if also else {}
+        rows.append({"story": prompts, "seed": seed} | row)
     return rows
 
 
@@ -83,8 +76,9 @@ def pipe_and_judges(device="cpu"):
 
 
 def story_experiment(
-    name, settings, rows, kinds=KINDS, panels=4, seeds=range, summarize=None, about=None, also=(), **more
-) -> Experiment:
+    name, settings, rows, kinds=KINDS, panels=4, seeds=range, summarize=None, about=None, also=(), then=None,
+    golden_rows=None, **more,
+) -> Experiment:  # fmt: skip
     """The experiment that measures, under every setting, the same stories with the shipped weights.
 
     Parameters
@@ -105,19 +99,27 @@ def story_experiment(
         More of the record's `header`; the steps by default.
     also : tuple of str
         Weights that the numbers depend on besides those that draw and the judge's.
+    then : callable, optional
+        ``then(pipe, judge, stories) -> dict`` of what else the record holds, measured at the end.
+    golden_rows : callable, optional
+        ``rows`` of shorter stories, where golden rows of whole ones would take long.
     **more
         Of `Experiment`.
     """
 
+    def measuring(rows, pipe, judge, defects):
+        return lambda setting, numbers: rows(pipe, judge, setting, list(numbers), defects=defects)
+
     def opened(device="cpu"):
-        pipe, judge, defects = pipe_and_judges(device)
-        return lambda setting, seeds: rows(pipe, judge, setting, list(seeds), defects=defects)
+        return measuring(golden_rows or rows, *pipe_and_judges(device))
 
     def run(stories, device="cpu"):
-        rows_of, numbers = opened(device), seeds(stories)
+        (pipe, judge, defects), numbers = pipe_and_judges(device), seeds(stories)
+        rows_of = measuring(rows, pipe, judge, defects)
         record = header(name, stories, panels, **{"steps": STEPS} if about is None else about)
         record |= {"seeds": f"{numbers[0]}..{numbers[-1]}"} | what.fingerprint()
-        return sweep(record, settings(), lambda s: rows_of(s, numbers), kinds, summarize=summarize)
+        record = sweep(record, settings(), lambda s: rows_of(s, numbers), kinds, summarize=summarize)
+        return record | (then(pipe, judge, stories) if then else {})
 
     what = Experiment(run, opened, kinds, (*PANELS, "judge", *also), **more)
     return what

@@ -99,8 +99,8 @@ def measure_identity(
         row = {what: {k: float(read[k] == truth[k]) for k in FREE} for what, truth in pairs}
         for d in row.values():
             d["mean"] = sum(d.values()) / len(d)
-        asked = [prompts[0].replace(" img", "")]
-        row |= {"fidelity": faithfulness([read], asked)} | clean_panels(defects, output.images, asked)
+        named = [prompts[0].replace(" img", "")]
+        row |= {"fidelity": faithfulness([read], named)} | clean_panels(defects, output.images, named)
         rows.append({"seed": i} | {k: short(v) for k, v in row.items()} | about)
     return rows
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import random
 import time
+from functools import partial
 from itertools import combinations, product
 
 from .. import world
 from ..judge import FREE, agreement
 from ..memory import peak_memory, weight_bytes
-from .consistency import STEPS, measure, pipe_and_judges
-from .records import PANELS as PARTS
-from .records import Experiment, header, short, sweep
+from .consistency import STEPS, measure, story_experiment
+from .records import short
 
 PANELS, WINDOW, RATE = 12, 4, 0.5
 LENGTHS, COST_STEPS = (4, 8, 16, 32, 64, 100), 2
@@ -103,38 +103,22 @@ def costs(pipe) -> dict:
     return out
 
 
-def rows_with(pipe, judge, defects, panels=PANELS):
-    """``rows_of(setting, seeds)``: `measure` of stories of so many panels."""
-
-    def rows_of(setting, seeds):
-        stories, call = [long_story(i, panels) for i in seeds], setting | {"num_inference_steps": STEPS}
-        return measure(pipe, judge, call, stories, list(seeds), 1, also=by_distance, defects=defects)
-
-    return rows_of
+def rows(pipe, judge, setting, seeds, panels=PANELS, **more):
+    """`measure` of the stories of these seeds, of so many panels."""
+    stories, call = [long_story(i, panels) for i in seeds], setting | {"num_inference_steps": STEPS}
+    return measure(pipe, judge, call, stories, seeds, 1, also=by_distance, **more)
 
 
-def opened(device="cpu"):
-    """`rows_with` the shipped weights, of the shortest stories that pass the end of a window: a golden row of
-    twelve panels would take half a minute.
-    """
-    return rows_with(*pipe_and_judges(device), panels=WINDOW + 1)
-
-
-def long_stories(stories=4, device="cpu"):
-    """Every setting of `long_settings`, the same stories and seeds in each; then `costs`."""
-    pipe, judge, defects = pipe_and_judges(device)
-    rows_of = rows_with(pipe, judge, defects)
-    record = header("long_stories", stories, PANELS, steps=STEPS, rate=RATE, window=WINDOW)
-    record |= EXPERIMENT.fingerprint()
-    record = sweep(record, long_settings(), lambda s: rows_of(s, range(stories)), KINDS)
-    return record | {"cost": costs(pipe)}
-
-
-EXPERIMENT = Experiment(
-    run=long_stories,
-    opened=opened,
-    kinds=KINDS,
-    weights=(*PARTS, "judge"),
+EXPERIMENT = story_experiment(
+    "long_stories",
+    long_settings,
+    rows,
+    KINDS,
+    panels=PANELS,
+    about={"steps": STEPS, "rate": RATE, "window": WINDOW},
+    then=lambda pipe, judge, stories: {"cost": costs(pipe)},
+    # the shortest that pass the end of a window: of twelve panels one would take half a minute
+    golden_rows=partial(rows, panels=WINDOW + 1),
     stories=4,
     golden=("passes", "bank"),
     note=f"Stories of {WINDOW + 1} panels, not of {PANELS}.",

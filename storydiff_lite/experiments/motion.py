@@ -13,12 +13,12 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from transformers import CLIPVisionModelWithProjection
 
 from .. import weights, world
 from ..motion import SemanticMotionPredictor, interpolate
 from ..training.motion import FRAMES, clip_pool, relative_error, token_pool
-from .records import Experiment, header, mean_and_interval, sweep
+from ..training.parts import packed
+from .records import Experiment, header, interval, sweep
 
 #: pictures of a clip among which the nearest is looked up; every second one is a frame
 FINE = 2 * FRAMES - 1
@@ -69,14 +69,13 @@ def by_kind(rows, kinds):
         values = {k: [r[k]["mean"] for r in rows]}
         for motion in world.clips.KINDS:
             values[f"{k}.{motion}"] = [r[k]["mean"] for r in rows if r["clip"] == motion]
-        out |= {name: [round(x, 4) for x in mean_and_interval(v)] for name, v in values.items()}
+        out |= {name: interval(v) for name, v in values.items()}
     return out
 
 
 def opened(device="cpu", count=1, cache=None):
     """``rows_of(setting, seeds)``: of some of the first held-out clips, with the shipped weights."""
-    folder = weights.path("micro") / "image_encoder"
-    encoder = CLIPVisionModelWithProjection.from_pretrained(folder).float().to(device).eval()
+    encoder = packed("clip", device).vision
     net = SemanticMotionPredictor.from_pretrained(weights.path("video") / "predictor").float().to(device)
     with TemporaryDirectory() as scratch:
         clips, pixels = clip_pool("heldout", count, FINE, weights.picture_size(), cache or scratch)

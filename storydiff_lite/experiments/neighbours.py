@@ -13,19 +13,9 @@ from functools import partial
 import torch
 
 from .. import neighbours, weights, world
-from ..judge import FREE, agreement, faithfulness
-from .consistency import STEPS, pipe_and_judges, story
-from .records import (
-    PANELS,
-    Experiment,
-    clean_panels,
-    header,
-    mean_and_interval,
-    reading,
-    short,
-    summary,
-    sweep,
-)
+from ..judge import FREE
+from .consistency import STEPS, story, story_experiment
+from .records import interval, judged, short, summary
 
 KINDS = ("agreement", "fidelity", "clean", "scene", "named")
 WHERE = {"noun": neighbours.NOUN, "words": neighbours.WORDS}
@@ -35,7 +25,7 @@ RATES = (0.04, 0.08, 0.16)
 
 def neighbours_settings() -> dict[str, dict]:
     """Name -> what is drawn: ``consistency`` and ``layers`` of the call, ``plan`` or ``encoder`` by the name
-    of its class and with its arguments, and ``text``, who names the looks.
+    of its class and with its arguments, and ``text``, which panels name the looks.
     """
     one, out = {"consistency": 1.0}, {"plain": {"consistency": 0}}
     out |= {"rate 1": one, "rate 0.25": {"consistency": 0.25}}
@@ -62,10 +52,10 @@ def neighbours_settings() -> dict[str, dict]:
 
 
 def described(i: int) -> tuple[world.Character, str]:
-    """Whom the i-th story is about where its text says so, and the phrase that says it."""
+    """The character of the i-th story where its text names the looks, and the phrase that does."""
     rng = random.Random(f"who/{i}")
-    who = world.Character.random(rng, species=world.SPECIES[i % len(world.SPECIES)])
-    return who, world.describe(who, set(FREE))
+    character = world.Character.random(rng, species=world.SPECIES[i % len(world.SPECIES)])
+    return character, world.describe(character, set(FREE))
 
 
 def prompts_of(i: int, text=None) -> list[str]:
@@ -144,23 +134,12 @@ def measure_neighbours(pipe, judge, setting, seeds, defects=None, **call):
         start, prompts = clock(device), story(i)
         images = draw(pipe, setting, i, output_type="pt", **call).images
         seconds = clock(device) - start
-        names, read = reading(judge, images)
-        who = described(i)[0]
-        told = {k: sum(n[k] == getattr(who, k) for n in names[1:]) / len(names[1:]) for k in FREE}
-        fidelity = faithfulness(names, prompts)
-        rows.append(
-            {
-                "story": prompts,
-                "seed": i,
-                "agreement": short(agreement(names, FREE)),
-                "fidelity": short(fidelity),
-                "scene": short({"mean": fidelity["scene"]}),
-                "named": short(told | {"mean": sum(told.values()) / len(told)}),
-                "seconds": seconds,
-            }
-            | read
-            | clean_panels(defects, images, prompts)
-        )
+        names, row = judged(judge, images, prompts, defects)
+        character = described(i)[0]
+        named = {k: sum(n[k] == getattr(character, k) for n in names[1:]) / len(names[1:]) for k in FREE}
+        row |= {"scene": {"mean": row["fidelity"]["scene"]}, "seconds": seconds}
+        row["named"] = short(named | {"mean": sum(named.values()) / len(named)})
+        rows.append({"story": prompts, "seed": i} | row)
     return rows
 
 
@@ -239,40 +218,18 @@ def masks(pipe, pictures: int) -> dict:
             found[kind]["share"].append(float(mask.float().mean()))
             if kind == "words":
                 found["padding"].append(1 - float(score.mean()) / 4)
-    out = {k: {m: _interval(v) for m, v in found[k].items()} for k in WHERE}
-    return {"pictures": pictures, "padding": _interval(found["padding"])} | out
-
-
-def _interval(values):
-    return [round(v, 4) for v in mean_and_interval(values)]
+    out = {k: {m: interval(v) for m, v in found[k].items()} for k in WHERE}
+    return {"pictures": pictures, "padding": interval(found["padding"])} | out
 
 
 # ------------------------------------------------------------------------------------------ the record
-def opened(device="cpu"):
-    """``rows_of(setting, seeds)``: `measure_neighbours` with the shipped weights."""
-    pipe, judge, defects = pipe_and_judges(device)
-
-    def rows_of(setting, seeds):
-        return measure_neighbours(pipe, judge, setting, seeds, defects=defects)
-
-    rows_of.pipe = pipe
-    return rows_of
-
-
-def run(stories=40, device="cpu"):
-    """Every setting of `neighbours_settings`, the same stories and seeds in each; then the masks."""
-    rows_of = opened(device)
-    record = header("neighbours", stories, 4, steps=STEPS) | EXPERIMENT.fingerprint()
-    seeds = range(stories)
-    record = sweep(record, neighbours_settings(), lambda s: rows_of(s, seeds), KINDS, summarize=with_seconds)
-    return record | {"masks": masks(rows_of.pipe, 2 * stories)}
-
-
-EXPERIMENT = Experiment(
-    run=run,
-    opened=opened,
-    kinds=KINDS,
-    weights=(*PANELS, "judge"),
+EXPERIMENT = story_experiment(
+    "neighbours",
+    neighbours_settings,
+    measure_neighbours,
+    KINDS,
+    summarize=with_seconds,
+    then=lambda pipe, judge, stories: {"masks": masks(pipe, 2 * stories)},
     stories=40,
     golden=("StyleAligned", "ConsiStory: noun, dropout", "subject picks, 0.16", "named once, carried"),
 )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from tqdm.auto import tqdm
 
 from .. import weights
 from ..defects import cleanliness
-from ..judge import FREE, agreement
+from ..judge import FREE, agreement, faithfulness
 from ..training.common import machine
 
 RESULTS = Path(__file__).parent.parent.parent / "book" / "results"
@@ -149,7 +150,7 @@ def header(name: str, stories: int, panels: int, **more) -> dict:
 
 
 # ------------------------------------------------------------------------------------------ golden rows
-#: how golden rows are chosen: nothing is asked but that another machine reads the same
+#: how golden rows are chosen: all that matters is that another machine reads the same
 SUREST = (
     "Under each setting named here the story that the judge reads with least doubt, however good it is: by "
     "`lead`, how far the most probable class is ahead of the second in the least certain reading. Measured "
@@ -173,6 +174,23 @@ def reading(judge, images, attributes=COUNTED):
     first, second = torch.stack([read[k].topk(2).values for k in attributes]).unbind(-1)
     lead = round(float((first - second).min()), 4)
     return names, {"lead": lead, "read": {k: [n[k] for n in names] for k in attributes}}
+
+
+def judged(judge, images, prompts, defects=None):
+    """What the judges make of a story.
+
+    Returns
+    -------
+    list of dict
+        What was read of each panel, as of `StoryJudge.names`.
+    dict
+        For a row: ``agreement`` of the free attributes, ``fidelity`` to the prompts, `reading` and, with a
+        `DefectJudge`, `clean_panels`.
+    """
+    names, read = reading(judge, images)
+    row = {"agreement": agreement(names, FREE), "fidelity": faithfulness(names, prompts)}
+    row = {k: short(v) for k, v in row.items()}
+    return names, row | read | clean_panels(defects, images, prompts)
 
 
 def mean_agreement(pairs) -> dict:
@@ -218,6 +236,11 @@ def mean_and_interval(values) -> tuple[float, float, float]:
     return m, m - half, m + half
 
 
+def interval(values, digits=4) -> list[float]:
+    """`mean_and_interval`, rounded for a record."""
+    return [round(v, digits) for v in mean_and_interval(values)]
+
+
 def change(record: dict, kind: str, one: str, other: str) -> tuple[float, float, float]:
     """Mean and interval of how a number changes from one setting of a record to another, story by story."""
     pairs = zip(record["rows"][one], record["rows"][other], strict=True)
@@ -230,9 +253,7 @@ def summary(rows, kinds=("agreement", "fidelity")):
     for kind in kinds:
         for key in rows[0][kind]:
             name = kind if key == "mean" else f"{kind}.{key}"
-            out[name] = [
-                round(v, 4) for v in mean_and_interval([r[kind][key] for r in rows if key in r[kind]])
-            ]
+            out[name] = interval([r[kind][key] for r in rows if key in r[kind]])
     return out
 
 
@@ -316,13 +337,13 @@ def sweep(record, settings, rows_of, kinds=("agreement", "fidelity"), summarize=
     for name, setting in tqdm(settings.items(), desc="settings"):
         if name in record["rows"]:
             continue
-        start = time.time()
+        begun = time.time()
         rows = rows_of(setting)
         record["rows"][name] = [{"seed": r["seed"]} | {k: r[k]["mean"] for k in kinds} for r in rows]
         record["summary"][name] = (summarize or summary)(rows, kinds)
         if all("lead" in r for r in rows):
             record.setdefault("surest", {})[name] = max(rows, key=lambda r: r["lead"])["seed"]
-        record["seconds"][name] = round(time.time() - start, 1)
+        record["seconds"][name] = round(time.time() - begun, 1)
         found = record["summary"][name]
         reached = ", ".join(f"{k} {found[k][0]:.3f}" for k in kinds if k in found)
         tqdm.write(f"{name:32s} {reached}  ({record['seconds'][name]} s)")
@@ -345,27 +366,20 @@ def _begun(record):
     return found | record if all(found.get(k) == v for k, v in wanted.items()) else None
 
 
-def _lines(rows, indent):
-    """Rows, of which there are many, each on one line."""
-    if not rows:
-        return "[]"
-    lines = (json.dumps(row, default=str, separators=(",", ":")) for row in rows)
-    return "[\n" + ",\n".join(" " * (indent + 1) + line for line in lines) + "\n" + " " * indent + "]"
-
-
 def _write(path, record):
-    blocks = [
-        json.dumps({k: v for k, v in record.items() if k not in ("golden", "rows")}, indent=1, default=str)
-    ]
-    blocks[0] = blocks[0].removesuffix("\n}")
+    lines = []  # rows, of which there are many: each on one line
+
+    def on_a_line(rows):
+        lines.extend(json.dumps(row, default=str, separators=(",", ":")) for row in rows)
+        return [f"line {i}" for i in range(len(lines) - len(rows), len(lines))]
+
+    last = {"rows": {name: on_a_line(rows) for name, rows in record["rows"].items()}}
     if "golden" in record:
-        about = [f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in record["golden"].items() if k != "rows"]
-        about.append(f'  "rows": {_lines(record["golden"]["rows"], 2)}')
-        blocks.append(' "golden": {\n' + ",\n".join(about) + "\n }")
-    rows = [f"  {json.dumps(name)}: {_lines(found, 2)}" for name, found in record["rows"].items()]
-    blocks.append(' "rows": {\n' + ",\n".join(rows) + "\n }\n}\n")
+        last = {"golden": record["golden"] | {"rows": on_a_line(record["golden"]["rows"])}} | last
+    text = json.dumps({k: v for k, v in record.items() if k not in last} | last, indent=1, default=str)
+    text = re.sub(r'"line (\d+)"', lambda found: lines[int(found[1])], text)
     path.parent.mkdir(parents=True, exist_ok=True)
-    weights.atomic_save(path, lambda to: to.write_text(",\n".join(blocks)))
+    weights.atomic_save(path, lambda to: to.write_text(text + "\n"))
 
 
 def save(name: str, record: dict) -> None:

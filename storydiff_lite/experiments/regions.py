@@ -31,7 +31,7 @@ from .records import clean_panels, mean_agreement, reading
 
 KINDS = ("self", "leak", "chance", "both", "place", "action", "scene", "one", "named", "exchanged", "clean")
 #: characters of each panel, from left to right
-WHO = ((0,), (1,), (0, 1), (1, 0))
+CAST = ((0,), (1,), (0, 1), (1, 0))
 RATE = 0.5
 
 
@@ -78,15 +78,15 @@ def two_together(i: int, named=False, words=True):
     """
     rng, looks = random.Random(f"regions/{i}"), set(FREE) if named else frozenset()
     phrases = [world.describe(c, looks) for c in characters(i)]
-    panels, told = [], []
-    for who, scene in zip(WHO, rng.sample(tuple(world.SCENES), len(WHO)), strict=True):
-        actions = rng.sample(tuple(world.ACTIONS), len(who))
-        parts = [f"{phrases[k]} {world.ACTIONS[a]}" for k, a in zip(who, actions, strict=True)]
+    panels, shown = [], []
+    for present, scene in zip(CAST, rng.sample(tuple(world.SCENES), len(CAST)), strict=True):
+        actions = rng.sample(tuple(world.ACTIONS), len(present))
+        parts = [f"{phrases[k]} {world.ACTIONS[a]}" for k, a in zip(present, actions, strict=True)]
         text = f"{' and '.join(parts)} {world.SCENES[scene]}"
-        described = tuple(phrases[k] for k in who) if words and len(who) > 1 else ()
-        panels.append(Panel(text, characters=tuple("AB"[k] for k in who), described=described))
-        told.append((actions, scene))
-    return panels, told
+        described = tuple(phrases[k] for k in present) if words and len(present) > 1 else ()
+        panels.append(Panel(text, characters=tuple("AB"[k] for k in present), described=described))
+        shown.append((actions, scene))
+    return panels, shown
 
 
 def own_texts(panels):
@@ -135,17 +135,17 @@ def measure_regions(pipe, judge, setting, numbers, defects=None, **call):
     """One row per story number: what stands at the top of this file."""
     rows = []
     for i in numbers:
-        start, (panels, told) = clock(pipe.device), two_together(i)
+        start, (panels, wanted) = clock(pipe.device), two_together(i)
         images = draw(pipe, setting, i, output_type="pt", **call).images
-        seconds, who = clock(pipe.device) - start, characters(i)
-        two = [j for j, shown in enumerate(WHO) if len(shown) == 2]
+        seconds, cast = clock(pipe.device) - start, characters(i)
+        two = [j for j, shown in enumerate(CAST) if len(shown) == 2]
         names, read = reading(judge, images, ("species", "action", "scene"))
         parts = list(zip(*(judge.names(part) for part in crops(images[two])), strict=True))
-        looks = [[names[WHO.index((k,))]] for k in (0, 1)]  # of each character, panel by panel
+        looks = [[names[CAST.index((k,))]] for k in (0, 1)]  # of each character, panel by panel
         found = {k: [] for k in ("both", "place", "action", "scene", "leak")}
         for j, pair in zip(two, parts, strict=True):
-            actions, scene = told[j]
-            species = [who[k].species for k in WHO[j]]
+            actions, scene = wanted[j]
+            species = [cast[k].species for k in CAST[j]]
             pair, changed = sorted_out(list(pair), species)
             read_species = [part["species"] for part in pair]
             found["both"].append(read_species == species)
@@ -153,19 +153,19 @@ def measure_regions(pipe, judge, setting, numbers, defects=None, **call):
             found["action"] += [part["action"] == a for part, a in zip(pair, actions, strict=True)]
             found["scene"].append(names[j]["scene"] == scene)
             found["leak"].append(mean_agreement([pair])["mean"])
-            for k, part in zip(WHO[j], pair, strict=True):
+            for k, part in zip(CAST[j], pair, strict=True):
                 looks[k].append(part)
         found["self"] = [mean_agreement(combinations(own, 2))["mean"] for own in looks]
         found["chance"] = [mean_agreement([(looks[0][0], looks[1][0])])["mean"]]
         found["one"] = [
             names[j][k] == v
-            for j, (k, *rest) in enumerate(WHO)
+            for j, (k, *rest) in enumerate(CAST)
             if not rest
-            for k, v in (("species", who[k].species), ("action", told[j][0][0]), ("scene", told[j][1]))
+            for k, v in (("species", cast[k].species), ("action", wanted[j][0][0]), ("scene", wanted[j][1]))
         ]
         seen = [(k, part) for k, own in enumerate(looks) for part in own[1:]]
-        found["named"] = [part[a] == getattr(who[k], a) for k, part in seen for a in FREE]
-        found["exchanged"] = [part[a] == getattr(who[1 - k], a) for k, part in seen for a in FREE]
+        found["named"] = [part[a] == getattr(cast[k], a) for k, part in seen for a in FREE]
+        found["exchanged"] = [part[a] == getattr(cast[1 - k], a) for k, part in seen for a in FREE]
         row = {"seed": i, "seconds": round(seconds, 3)} | read
         row |= {k: {"mean": round(sum(v) / len(v), 4)} for k, v in found.items()}
         rows.append(row | clean_panels(defects, images, [panel.prompt for panel in panels]))
@@ -177,7 +177,7 @@ EXPERIMENT = story_experiment(
     regions_settings,
     measure_regions,
     KINDS,
-    panels=len(WHO),
+    panels=len(CAST),
     stories=40,
     summarize=with_seconds,
     golden=("regions", "isolated", "two texts"),

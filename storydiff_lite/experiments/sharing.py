@@ -39,7 +39,7 @@ READS = {"as printed": as_printed, "unrelated": unrelated}
 
 
 def sharing_settings() -> dict[str, dict]:
-    """Name -> what is asked of the pipeline; ``sharing`` and ``steps`` are looked up by `arguments`."""
+    """Name -> arguments of the pipeline call; ``sharing`` and ``steps`` are looked up by `arguments`."""
     half = {"consistency": 0.5}
     out = {"none": {"consistency": 0}, "up blocks": half}
     out |= {f"{where} blocks": half | {"layers": where} for where in ("down", "mid", "all")}

@@ -22,13 +22,12 @@ from __future__ import annotations
 from tempfile import TemporaryDirectory
 
 import torch
-from diffusers import AutoencoderKL
-from transformers import CLIPVisionModelWithProjection
 
 from .. import weights
 from ..motion import GRID, SemanticMotionPredictor, interpolate, semantic_tokens
 from ..training import motion
-from .motion import nearest, places
+from ..training.parts import packed
+from .motion import measure_motion, places
 from .records import Experiment, header, sweep
 
 KINDS = ("own", "timing", "tokens")
@@ -52,13 +51,9 @@ def spaces_settings() -> dict[str, dict]:
 
 def encoders() -> dict:
     """Space -> what encodes pictures, as shipped, and the pool that it makes."""
-    micro = weights.path("micro")
     return {
-        "tokens": (
-            CLIPVisionModelWithProjection.from_pretrained(micro / "image_encoder").float().eval(),
-            motion.token_pool,
-        ),
-        "latents": (AutoencoderKL.from_pretrained(micro / "vae").float().eval(), motion.latent_pool),
+        "tokens": (packed("clip").vision, motion.token_pool),
+        "latents": (packed("vae"), motion.latent_pool),
     }
 
 
@@ -68,7 +63,7 @@ def opened(device="cpu", count=1, cache=None, nets=None):
     """
     encoder, vae = (model.to(device) for model, _ in encoders().values())
     with TemporaryDirectory() as scratch:
-        some, pixels = motion.clip_pool("heldout", count, FINE, vae.config.sample_size, cache or scratch)
+        clips, pixels = motion.clip_pool("heldout", count, FINE, vae.config.sample_size, cache or scratch)
     truth = {
         "tokens": motion.token_pool(encoder, pixels, device, dtype=torch.float32),
         "latents": motion.latent_pool(vae, pixels, device),
@@ -85,16 +80,15 @@ def opened(device="cpu", count=1, cache=None, nets=None):
     def rows_of(setting, seeds):
         space, rows = setting["space"], []
         for i in seeds:
-            x, parts = truth[space][i], places(some[i], FINE)
+            x, parts = truth[space][i], places(clips[i], FINE)
             path = path_of(setting, x)
             seen = path
             if space == "latents":
                 seen = semantic_tokens(encoder, vae.decode(motion.from_regions(path)).sample.clamp(-1, 1))
-            found = nearest(path, x).cpu().numpy()
-            off = ((parts[found] - parts[::2]) ** 2).sum(-1) ** 0.5
+            own = measure_motion(path.cpu(), x.cpu(), parts)
             numbers = {
-                "own": float(motion.relative_error(path[None], x[None, ::2])),
-                "timing": float(off[1:-1].mean()),
+                "own": own["error"],
+                "timing": own["timing"],
                 "tokens": float(between(seen, truth["tokens"][i, ::2])),
             }
             rows.append({"seed": i} | {k: {"mean": round(v, 4)} for k, v in numbers.items()})

@@ -26,7 +26,7 @@ from ..training.unet import LOOKS, noise_schedule, sizes
 from ..training.video import FRAMES, encode, micro, prepared, start_predictor
 from ..video.refine import refine
 from . import finder
-from .records import mean_and_interval
+from .records import interval
 
 #: what the judge reads of a character
 READ = ("species", "fur", "outfit", "accessory", "accessory_colour")
@@ -130,7 +130,7 @@ class TransitionBenchmark:
         ids = sizes(1, self.vae.config.sample_size, self.device)
         for at, held in self.batches():
             z = held["latents"]
-            generators = [torch.Generator().manual_seed(noise_seed(seed, i)) for i in at.tolist()]
+            generators = video.noise_generators(seed, at.tolist())
             noise = torch.stack([torch.randn(z.shape[1:], generator=g) for g in generators]).to(z.device)
             prompt_embeds = held["states"], held["pooled"]
             how = {"steps": steps, "seed": seed, "eta": eta, "generators": generators}
@@ -234,11 +234,6 @@ def distance(a, b):
     return torch.stack(each).mean(0)
 
 
-def noise_seed(seed, i):
-    """Of the noise of the i-th transition."""
-    return random.Random(f"video/{seed}/{i}").getrandbits(62)
-
-
 # ------------------------------------------------------------------------------------------- stories
 
 
@@ -313,4 +308,4 @@ def means(rows, kinds):
 def summarize(rows, kinds):
     """``{metric: (mean, low, high)}``; transitions are the sample."""
     values = {k: [r[k]["mean"] for r in rows if r[k]["mean"] is not None] for k in kinds}
-    return {k: [round(x, 5) for x in mean_and_interval(v)] for k, v in values.items() if v}
+    return {k: interval(v, 5) for k, v in values.items() if v}

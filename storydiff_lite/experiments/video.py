@@ -155,15 +155,15 @@ def unchanged(earlier, record, settings) -> dict:
     """
     same_run = all(earlier.get(k) == record[k] for k in ("stories", "split", "sampled_seeds", "steps", "eta"))
     parts = [{k: v for k, v in r.get("weights", {}).items() if k != "video"} for r in (earlier, record)]
-    same_run = same_run and parts[0] == parts[1]  # "video" is one of the models, which are asked below
+    same_run = same_run and parts[0] == parts[1]  # "video" is one of the models, which are compared below
 
     def same(name):
         setting = settings[name]
         model = setting.get("model")
         if not same_run or earlier["settings"].get(name) != setting or name not in earlier["rows"]:
             return False
-        asked = ("models",) if "guidance" in setting else ("models", "guidance")
-        return model is None or all(earlier.get(k, {}).get(model) == record[k].get(model) for k in asked)
+        compared = ("models",) if "guidance" in setting else ("models", "guidance")
+        return model is None or all(earlier.get(k, {}).get(model) == record[k].get(model) for k in compared)
 
     names = [name for name in settings if same(name)]
     parts = ("summary", "seconds", "rows", "machines")

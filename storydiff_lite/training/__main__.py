@@ -48,7 +48,7 @@ LEARN = PARTS[:-2]
 TIMED = ("upscale", "unet", *MORE, "defects", "video", "passages")
 OF_PIPELINE = (*STEPS, *MORE, "pack", "pack-further")
 EACH = (*PARTS, "all")
-#: options: name, the parts that have it, what it is, what argparse is told; a training's own defaults hold
+#: options: name, the parts that have it, what it is, what argparse takes; a training's own defaults hold
 OPTIONS = (
     ("--steps", LEARN, f"optimizer steps of this part (default: {STEPS | MORE}, else as trained)", COUNT),
     ("--seconds", TIMED, "end the run after so much wall time (GPU: steps are cheap)", SECONDS),
@@ -162,7 +162,7 @@ def on_validation(device, stories=12):
     """``peek(unet, step)`` of the U-Net's training: agreement and fidelity of stories that no record holds,
     drawn with the packed parts and that U-Net at rate 1, in 12 steps.
     """
-    from ..experiments.consistency import measure, story  # downwards is the other way: only when it is asked
+    from ..experiments.consistency import measure, story  # here, since experiments import training
     from ..experiments.records import mean_and_interval
     from ..judge import StoryJudge
     from ..pipeline import StoryPipeline

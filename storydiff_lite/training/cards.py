@@ -45,7 +45,7 @@ def path(name) -> Path:
 
 
 def in_short(card: dict) -> dict:
-    """A card without its log: what a further run tells of the one that it goes on from."""
+    """A card without its log: what the card of a further run says of the one before."""
     return {k: v for k, v in card.items() if k != "log"}
 
 

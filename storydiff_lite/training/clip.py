@@ -128,7 +128,7 @@ def contrast(a, b, scale):
 
 
 def truths(samples, texts=None):
-    """Classes of the attributes, ``{name: [B]}``; -100 (not asked) for crowds, and for what ``texts`` leave
+    """Classes of the attributes, ``{name: [B]}``; -100 (ignored) for crowds, and for what ``texts`` leave
     out.
     """
     out = {n: torch.full((len(samples),), -100) for n in world.ATTRIBUTES}
@@ -180,11 +180,12 @@ def separations(prompts):
 
 
 @torch.no_grad()
-def measure(net, device, n=512, split="heldout"):
+def measure(net, n=512, split="heldout"):
     """Which part of ``n`` held-out pictures finds its own full caption among 64, and `separations`."""
     samples, pixels = data.pool(split, n, net.vision.config.image_size)
     rng = random.Random("measure")
     texts = captions(samples, rng, rich=1.1)
+    device = net.vision.device
     hits, prompts = torch.zeros(2), prompt_encoder(net, device)
     for i in range(0, n, 64):
         im = net.image(data.to_float(pixels[i : i + 64]).to(device))

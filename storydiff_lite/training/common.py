@@ -60,11 +60,10 @@ class Optimizer:
         self.params = [(n, p) for n, p in named if p.requires_grad]
         edge = ("conv_in", "conv_out", "embed", "position", "logit_scale", "head", "lora")
         self.is_muon = {
-            n: p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= 16 and not any(e in n for e in edge)
+            n: muon_lr is not None
+            and (p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= 16 and not any(e in n for e in edge))
             for n, p in self.params
         }
-        if muon_lr is None:
-            self.is_muon = dict.fromkeys(self.is_muon, False)
         self.lr, self.muon_lr, self.decay = lr, muon_lr, decay
         self.count = 0
         self.state = {
@@ -199,7 +198,7 @@ class Run:
                 self.save()
                 last = time.time()
         if self.done > begun:
-            self.total = self.done  # it has ended, and does not go on where it is asked for again
+            self.total = self.done  # it has ended, and does not go on when it is started again
             self.save()
 
     def update(self, loss, i, **numbers):

@@ -13,7 +13,7 @@ from ..defects import COUNTED, MOST
 from .pieces import EYES, Piece
 
 UNKNOWN = -100
-#: how much of a thing shows when it counts, and when it does not; between the two nobody knows
+#: how much of a thing shows when it counts, and when it does not; between the two it is unknown
 SHARES = {
     "body": (0.35, 0.10),
     "head": (0.45, 0.10),
@@ -79,7 +79,7 @@ def _showing(found, least):
 
 
 def _verdicts(found, areas, least, blind):
-    """Thing -> True (it counts), False, or None (who knows)."""
+    """Thing -> True (it counts), False, or None (unknown); and what shows, as of `_showing`."""
     showing = _showing(found, least)
     out = {}
     for key, area in areas.items():
@@ -98,7 +98,7 @@ def truth(found: list[Piece], blind=None):
     ----------
     found : list of Piece
     blind : dict, optional
-        Head -> False (its face was wiped away) or None (who knows).
+        Head -> False (its face was wiped away) or None (unknown).
 
     Returns
     -------

@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
-import sys
 import zlib
 from functools import cache, partial
 from pathlib import Path
@@ -53,9 +52,7 @@ def on_all_cores(work, items, desc, few=4000):
     cores = os.cpu_count() or 1
     if len(items) < few or cores < 2:
         return [work(x) for x in tqdm(items, desc=desc, mininterval=10)]
-    # forked where that is possible: the other way each process imports everything anew
-    how = "fork" if sys.platform == "linux" else "spawn"
-    with multiprocessing.get_context(how).Pool(cores) as pool:
+    with multiprocessing.Pool(cores) as pool:
         return list(tqdm(pool.imap(work, items, chunksize=64), total=len(items), desc=desc, mininterval=10))
 
 

@@ -22,8 +22,6 @@ from . import data
 from .common import Run, autocast
 from .unet import importances, latent_pool, noise_schedule, sizes, velocity
 
-KEPT = ", without the fifth of all characters that is kept for measurements"
-
 
 def albums(split, n, size, folder):
     """Albums of five pictures of one character (none withheld), and their pixels [n, 5, 3, size, size]."""
@@ -98,8 +96,11 @@ class Distillation:
     """
 
     def __init__(self, name, learner, vae, vision, steps, device, further, batch=24, pictures=4000, **run):
-        facts = {"data": f"{pictures:,} albums of five pictures of one character (seeds train/0 ...){KEPT}"}
-        facts |= {"batch": batch} | run.pop("facts", {})
+        drawn = (
+            f"{pictures:,} albums of five pictures of one character (seeds train/0 ...), without the fifth "
+            "of all characters that is kept for measurements"
+        )
+        facts = {"data": drawn, "batch": batch} | run.pop("facts", {})
         lr = 5e-4 if further else 1e-3
         self.run = Run(name, learner, steps, lr, muon_lr=5 * lr, ema=0.99, facts=facts, **run)
         size, folder = vae.config.sample_size, self.run.folder

@@ -119,7 +119,7 @@ def lora_state(unet):
 
 
 class AttentionDistillation:
-    """What the cross-attention layers answer to words, asked by queries of a U-Net that reads these words.
+    """What the cross-attention layers give for words, at the queries of a U-Net that reads these words.
 
     Parameters
     ----------
@@ -261,7 +261,7 @@ def train(
 
 
 @torch.no_grad()
-def measure(encoder, vae, prompts, unet, device="cpu", n=128, times=(600, 800, 950)):
+def measure(encoder, vae, prompts, unet, n=128, times=(600, 800, 950)):
     """Held-out velocity loss on withheld characters, by what the U-Net reads.
 
     ``{"text only" | "1 picture" | "4 pictures" | "all in words": {time: loss}}``: the last names every
@@ -273,7 +273,7 @@ def measure(encoder, vae, prompts, unet, device="cpu", n=128, times=(600, 800, 9
     pixels = torch.from_numpy(data.np.stack([data.draw(p, size) for album in samples for p in album]))
     pixels = pixels.unflatten(0, (n, 5))  # [n, 5, 3, S, S]
     x = latents_of(vae, pixels[:, 0], 32) * vae.config.scaling_factor
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(device)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(vae.device)
     plain = [world.caption(album[0], rng, frozenset()) for album in samples]
     words = [world.caption(album[0], rng, LOOKS) for album in samples]
     with without_lora(unet):

@@ -30,8 +30,9 @@ def spoil(x):
 
 
 @torch.no_grad()
-def measure(net, size, device, n=1000, vae=None):
+def measure(net, n=1000, vae=None):
     """Held-out accuracy of every attribute, on renders or (given a ``vae``) on their reconstructions."""
+    size, device = net.size, next(net.parameters()).device
     samples, pixels = data.pool("heldout", n, size if vae is None else vae.config.sample_size)
     labels, hits = truths(samples), {k: [] for k in world.ATTRIBUTES}
     for i in range(0, n, 64):

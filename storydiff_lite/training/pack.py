@@ -10,8 +10,7 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessorPil
 
-from .. import known_rows, weights
-from ..int8 import compact
+from .. import int8, known_rows, weights
 from ..prompts import KNOWN_ROWS
 from . import cards, clip, judge, unet
 from .parts import Parts
@@ -34,7 +33,7 @@ def put_judge(name, net):
     def save(to):
         to.mkdir()
         (to / "config.json").write_text(json.dumps({"size": net.size}))
-        save_file(compact(net.state_dict()), to / "model.safetensors")
+        save_file(int8.compact(net.state_dict()), to / "model.safetensors")
 
     return put(name, save)
 
@@ -86,7 +85,7 @@ def pack(parts: Parts):
     files |= {part: [f for f in micro if f.parent.name in names] for part, names in inside.items()}
     files["judge"] = put_judge("judge", read)
     auto = auto.float().to(parts.device)
-    parts.load("judge").heldout["reconstructions"] = judge.measure(read, read.size, parts.device, vae=auto)
+    parts.load("judge").heldout["reconstructions"] = judge.measure(read, vae=auto)
     write_cards(parts, files)
 
 
@@ -129,7 +128,7 @@ def write_cards(parts: Parts, files):
     """A card for each of these parts that was trained here, and the manifest."""
     for name, of in files.items():
         card = None
-        # the last part of the autoencoder tells of all
+        # the card of the last part of the autoencoder names the others
         for part in reversed(parts.autoencoders()) if name == "vae" else (name,):
             _, run, heldout = parts.load(part)
             if run:

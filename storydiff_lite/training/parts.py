@@ -172,11 +172,11 @@ class Parts:
 
     def _clip(self, **more):
         net, run = clip.train(**more)
-        return net, run, clip.measure(net, self.device)
+        return net, run, clip.measure(net)
 
     def _judge(self, **more):
         net, run = judge.train(**more)
-        return net, run, {"renders": judge.measure(net, net.size, self.device)}
+        return net, run, {"renders": judge.measure(net)}
 
     def _unet(self, again=False, **more):
         known = self.autoencoder().model, self.prompts()
@@ -185,8 +185,8 @@ class Parts:
             state = state if self.done("clip") is None else unet.without_text(state)
             more |= {"start": state, "began": cards.began("unet")}
         drawn = {k: more.pop(k) for k in ("pictures", "strips") if k in more}
-        net, run = unet.train(*known, size=self.size, samples=unet.Samples(**drawn), **more)
-        return net, run, {"loss": unet.measure(net, *known, self.size, self.device)}
+        net, run = unet.train(*known, samples=unet.Samples(**drawn), **more)
+        return net, run, {"loss": unet.measure(net, *known)}
 
     def _identity(self, again=False, part="identity", rank=16, **more):
         known, vision = (self.autoencoder().model, self.prompts()), self.load("clip").model.vision
@@ -200,7 +200,7 @@ class Parts:
         encoder, run = identity.train(*known, vision, net, rank=rank, **more)
         net.set_attn_processor(AttnProcessor2_0())
         self.lora[part] = identity.lora_state(net)
-        return encoder, run, {"loss": identity.measure(encoder, *known, net, self.device)}
+        return encoder, run, {"loss": identity.measure(encoder, *known, net)}
 
     def _identity_no_lora(self, **more):
         return self._identity(part="identity_no_lora", rank=0, **more)

@@ -30,19 +30,13 @@ LAYERS = {
 }
 
 
-def parts_of(net):
-    """The modules that a LoRA is put on, by name."""
-    return {"unet": net["decoder"].unet, "predictor": net["predictor"]}
-
-
 def add_lora(net, rank=8):
     """Put an untrained LoRA on a decoder and its predictor: ``{part: PeftModel}``; all else is frozen."""
     net.requires_grad_(False)
+    parts, how = {"unet": net["decoder"].unet, "predictor": net["predictor"]}, {"r": rank, "lora_alpha": rank}
     return {
-        name: get_peft_model(
-            part, LoraConfig(r=rank, lora_alpha=rank, target_modules=LAYERS[name], bias="none")
-        )
-        for name, part in parts_of(net).items()
+        name: get_peft_model(part, LoraConfig(target_modules=LAYERS[name], bias="none", **how))
+        for name, part in parts.items()
     }
 
 

@@ -282,15 +282,15 @@ def velocity_loss(
 
 
 @torch.no_grad()
-def measure(unet, vae, prompts, size=None, device="cpu", n=256, times=(200, 400, 600, 800, 950)):
+def measure(unet, vae, prompts, n=256, times=(200, 400, 600, 800, 950)):
     """Held-out velocity loss of ``n`` pictures: ``{"with caption": {time: loss}, "without": {...}}``.
 
     Captions name every attribute; the difference to none says how much of the words the model uses.
     """
-    size = size or vae.config.sample_size
+    size = vae.config.sample_size
     samples, pixels = data.pool("heldout", n, size)
     latents, rng = latents_of(vae, pixels, 64) * vae.config.scaling_factor, random.Random("measure")
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(device)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(vae.device)
     texts = [world.caption(s[0], rng, LOOKS) for s in samples]
     return {
         name: losses_at(unet, latents, noise, *prompts(captions), size, times)
@@ -338,12 +338,12 @@ class Samples:
     def facts(self):
         """For the card."""
         pages, of_pages = (self.pages, data.PAGES) if self.strips else (0, {})
-        said = (
+        text = (
             f"{self.pictures:,} samples (seeds train/0 ..., kinds {self.mix}) and {pages:,} pages of four "
             f"panels (kinds {of_pages}), {self.captions} captions of each"
         )
         known = {"captions": self.captions, "pictures": self.pictures, "pages": pages}
-        return known | {"mix": self.mix, "page_mix": of_pages, "data": said}
+        return known | {"mix": self.mix, "page_mix": of_pages, "data": text}
 
     def draw(self, size, folder):
         """Samples and their pixels, as of `data.pool`."""
@@ -364,7 +364,6 @@ def train(
     prompts,
     steps=20000,
     batch=32,
-    size=None,
     seed=0,
     device="cpu",
     samples=Samples(),  # noqa: B008  (frozen)
@@ -382,8 +381,6 @@ def train(
 
     Parameters
     ----------
-    size : int, optional
-        Pixels of a picture; those of the autoencoder by default.
     start : dict, optional
         Weights to begin with, all or some of them.
     peek : (callable, float), optional
@@ -395,7 +392,7 @@ def train(
         Of `Run`, such as ``folder``, ``seconds``, and ``began``: what the card of ``start`` says.
     """
     torch.manual_seed(seed)
-    size = size or vae.config.sample_size
+    size = vae.config.sample_size
     unet = build(channels).to(device)
     unet.load_state_dict(start or {}, strict=False)
     unet.set_attn_processor(fastest_attention(device))

@@ -22,7 +22,7 @@ from .common import Run, autocast
 
 #: pixels at which latents are learnt from nothing
 SMALL = 64
-SEEN = "{:,} samples of StoryWorld (seeds train/0 ...): pictures of one or two characters, comic strips"
+DATA = "{:,} samples of StoryWorld (seeds train/0 ...): pictures of one or two characters, comic strips"
 #: deviation of the noise on latents that are drawn from, at most, in units of theirs: a U-Net's are not exact
 NOISE = 0.04
 
@@ -107,7 +107,7 @@ def train(
     """
     torch.manual_seed(seed)
     vae = build(size).to(device)
-    run |= {"seed": seed, "dtype": dtype, "facts": {"data": SEEN.format(pictures), "batch": batch}}
+    run |= {"seed": seed, "dtype": dtype, "facts": {"data": DATA.format(pictures), "batch": batch}}
     if decoder_only:
         vae.load_state_dict(start.state_dict())
         vae.register_to_config(scaling_factor=start.config.scaling_factor)
@@ -175,7 +175,7 @@ def upscale(
     small = old.config.sample_size
     vae = larger(old, size).requires_grad_(True)
     both = f"; each drawn at {size} pixels and, for the autoencoder whose latents it keeps, at {small}"
-    facts = {"data": SEEN.format(pictures) + both, "batch": batch, "size": size, "latents_of": small}
+    facts = {"data": DATA.format(pictures) + both, "batch": batch, "size": size, "latents_of": small}
     run = Run(name, vae, steps, 2e-3, ema=0.998, seed=seed, cooldown=0.6, facts=facts, **run)
     with run.processes.first():
         pixels = [data.pool("train", pictures, s, data.MIX, run.folder)[1] for s in (small, size)]

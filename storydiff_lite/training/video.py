@@ -266,7 +266,6 @@ def train(
     lr=1e-3,
     parts=None,
     begin=None,
-    cooldown=0.5,
     late=True,
     **run,
 ):
@@ -285,13 +284,11 @@ def train(
         Step size of AdamW; Muon's is 8 times as large.
     begin : str or Path, optional
         Folder of a trained decoder (and predictor), to go on from.
-    cooldown : float
-        Fraction of the run in which the step size falls.
     late : bool
         Learn more often from much noise, which decides where things are; else from all times alike.
     **run
-        Of `Run`, such as ``seconds`` and ``folder``; the checkpoint of the motion predictor in the latter, if
-        it is there, is what ours begins with.
+        Of `Run`, such as ``seconds``, ``cooldown`` (0.5 here) and ``folder``; the checkpoint of the motion
+        predictor in the latter, if it is there, is what ours begins with.
     """
     torch.manual_seed(seed)
     parts = parts or micro(device)
@@ -306,8 +303,8 @@ def train(
         if isinstance(module, Attention) and not isinstance(module.processor, own):
             module.set_processor(fastest_attention(device))
     facts = {"data": f"{clips:,} clips of {FRAMES} frames (world.sample_clip, split train)", "batch": batch}
-    facts |= {"variant": variant, "lr": lr, "muon_lr": 8 * lr, "cooldown": cooldown, "late": late}
-    run |= {"facts": facts, "cooldown": cooldown, "began": None if begin is None else cards.began_in(begin)}
+    facts |= {"variant": variant, "lr": lr, "muon_lr": 8 * lr, "cooldown": run.setdefault("cooldown", 0.5)}
+    run |= {"facts": facts | {"late": late}, "began": None if begin is None else cards.began_in(begin)}
     name = f"video-{name or variant}"
     run = Run(name, Learner(net), steps, lr, 8 * lr, ema=0.998, warmup=100, seed=seed, **run)
     learn(run, net, variant, held, batch, size or parts[0].config.sample_size, prompts, device, late)
@@ -403,7 +400,7 @@ def make(
     device, folder, seed=0, variant="ours", name=None, size=None, clips=3000, heldout=210,
     prepare=False, pack=False, mean=None, even=False, **training,
 ):  # fmt: skip
-    """``python -m storydiff_lite.training video``: train a variant, measure, save; or what else is asked."""
+    """``python -m storydiff_lite.training video``: train a variant, measure, save; or another task."""
     folder = Path(folder)
     if pack:
         return cards.ship(folder / "video-ours", "video")

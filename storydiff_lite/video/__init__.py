@@ -1,7 +1,7 @@
-"""From two pictures to a video: what moves between them is told by semantic tokens, frame by frame.
+"""From two pictures to a video: semantic tokens say, frame by frame, what moves between them.
 
 The paper's second half (2405.01434, section 3.2), whose code was never released. A motion U-Net draws all
-frames at once, each told by its own tokens (`decoder`, `sampling`). The first and the last frame, the *key
+frames at once, each reads its own tokens (`decoder`, `sampling`). The first and the last frame, the *key
 frames*, are known and leave the pipeline as they came in. The U-Net that drew a story's panels can redraw the
 frames between them (`refine`).
 """
@@ -33,4 +33,4 @@ from .decoder import (
 )
 from .files import GIF_FPS, check_fps, find_ffmpeg, gif_delays, play, player_html, save_video
 from .pipeline import REFINE, TransitionOutput, TransitionPipeline, story_to_video
-from .sampling import WINDOW, Conditions, interleaved_windows, sample
+from .sampling import WINDOW, Conditions, interleaved_windows, noise_generators, sample

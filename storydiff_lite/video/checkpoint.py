@@ -16,6 +16,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNetMotionModel,
 )
+from diffusers.models.modeling_utils import ModelMixin
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -152,9 +153,7 @@ def load_parts(folder, unet, lora=None):
     folder = Path(folder)
     inner, weights_of = _motion_files(folder)
     variant = "fp16" if all(".fp16." in p.name for p in weights_of) else None
-    adapter = MotionAdapter.from_pretrained(
-        inner, local_files_only=True, variant=variant, torch_dtype=unet.dtype, use_safetensors=True
-    )
+    adapter = _load(MotionAdapter, inner, unet.dtype, variant=variant)
     have, want = tuple(adapter.config.block_out_channels), tuple(unet.config.block_out_channels)
     if have != want:
         raise ValueError(
@@ -166,9 +165,8 @@ def load_parts(folder, unet, lora=None):
         "control": SparseControlNetModel,
         "predictor": SemanticMotionPredictor,
     }
-    how = {"local_files_only": True, "torch_dtype": unet.dtype, "use_safetensors": True}
     parts = {
-        name: kind.from_pretrained(folder / name, **how).to(unet.device) if (folder / name).is_dir() else None
+        name: _load(kind, folder / name, unet.dtype).to(unet.device) if (folder / name).is_dir() else None
         for name, kind in kinds.items()
     }
     settings = folder / "decoder.json"
@@ -390,9 +388,17 @@ def _load_picture_pipeline(name, dtype, **parts):
 def _load_image_encoder(folder, dtype):
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"There is no folder {folder} with an image encoder.")
-    return CLIPVisionModelWithProjection.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, use_safetensors=True
-    )
+    return _load(CLIPVisionModelWithProjection, folder, dtype)
+
+
+def _load(kind, folder, dtype, **more):
+    """A part of diffusers or transformers, or one that is saved as theirs are, from its folder: nothing is
+    fetched and nothing unpickled.
+    """
+    if not issubclass(kind, nn.Module):
+        return kind.from_pretrained(folder, local_files_only=True)
+    more["torch_dtype" if issubclass(kind, ModelMixin) else "dtype"] = dtype
+    return kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **more).eval()
 
 
 def _class_of(name, part):
@@ -421,15 +427,11 @@ def _class_of(name, part):
 def _load_part(folder, library, kind, dtype):
     """A part that `TransitionPipeline.save_pretrained` wrote."""
     if library == "storydiff_lite":
-        if kind == "Decoder":
-            return load_decoder(folder, dtype)
-        return SemanticMotionPredictor.from_pretrained(
-            folder, local_files_only=True, torch_dtype=dtype, use_safetensors=True
-        ).eval()
+        return (
+            load_decoder(folder, dtype)
+            if kind == "Decoder"
+            else _load(SemanticMotionPredictor, folder, dtype)
+        )
     if library not in ("diffusers", "transformers"):
         raise ValueError(f"{folder} names a class of {library}, which is not read.")
-    kind = getattr(import_module(library), kind)
-    if not issubclass(kind, nn.Module):
-        return kind.from_pretrained(folder, local_files_only=True)
-    dtypes = {"torch_dtype" if library == "diffusers" else "dtype": dtype}
-    return kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **dtypes).eval()
+    return _load(getattr(import_module(library), kind), folder, dtype)

@@ -221,7 +221,7 @@ def reading_key_frames(unet):
 
 
 def set_frames(unet, frames):
-    """Tell the U-Net's `KeyFrameAttention` how many frames of a video go through it in the next pass."""
+    """Set how many frames of a video go through the U-Net's `KeyFrameAttention` in the next pass."""
     for _, layer in spatial_self_attention(unet):
         if isinstance(layer.processor, KeyFrameAttention):
             layer.processor.frames = frames
@@ -235,7 +235,7 @@ def key_frame_mask(videos, frames, device=None):
 
 
 class Decoder(nn.Module):
-    """The motion U-Net and what tells it of the key frames: it predicts all frames' velocities at once.
+    """The motion U-Net and what gives it the key frames: it predicts all frames' velocities at once.
 
     Parameters
     ----------

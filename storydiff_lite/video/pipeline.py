@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import numbers
-import random
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +20,7 @@ from .checkpoint import Loading
 from .decoder import reading_key_frames
 from .files import save_video
 from .refine import refine as redraw
-from .sampling import WINDOW, Conditions, sample
+from .sampling import WINDOW, Conditions, noise_generators, sample
 
 
 @dataclass
@@ -151,8 +150,7 @@ class TransitionPipeline(Loading, DiffusionPipeline):
         if prompt_embeds[1] is not None:
             add_time_ids = z.new_tensor([[size[1], size[0], 0, 0, size[1], size[0]]])
         conditions = Conditions(prompt_embeds, empty_embeds, add_time_ids, tokens, guidance_scale)
-        seeds = (random.Random(f"video/{seed}/{i}").getrandbits(62) for i in range(len(firsts)))
-        generators = [torch.Generator().manual_seed(s) for s in seeds]
+        generators = noise_generators(seed, range(len(firsts)))
         noise = torch.stack([torch.randn(known.shape[1:], generator=g) for g in generators]).to(known)
         again = refine_steps if refine and num_frames > 2 else 0
         with self.progress_bar(total=num_inference_steps + again) as bar:
@@ -205,8 +203,8 @@ class TransitionPipeline(Loading, DiffusionPipeline):
             )
         if refine is None:
             refine = 0 if self.refiner is None else REFINE
-        _need("refine", refine, numbers.Real, 0, 1, "a number from 0 (not at all) to 1")
-        _need("refine_steps", refine_steps, numbers.Integral, 1, math.inf, "a whole number, at least 1")
+        check_number("refine", refine, high=1)
+        check_number("refine_steps", refine_steps, numbers.Integral, 1)
         if refine and self.refiner is None:
             raise ValueError(
                 "There is no U-Net that could refine the frames: load the pipeline with "
@@ -241,8 +239,8 @@ class TransitionPipeline(Loading, DiffusionPipeline):
             if not isinstance(prompt, str):
                 raise TypeError(f"prompt must be a text, or a list of them, not {prompt!r}.")
         check_number("num_inference_steps", steps, numbers.Integral, 1, self._levels())
-        _need("eta", eta, numbers.Real, 0, 1, "a number from 0 to 1")
-        _need("guidance_scale", guidance, numbers.Real, 0, math.nextafter(1e4, 0), "a number, 1 for none")
+        check_number("eta", eta, high=1)
+        check_number("guidance_scale", guidance, high=9999, means="1 for none")
         return found.pop()
 
     def _levels(self):
@@ -288,12 +286,6 @@ class TransitionPipeline(Loading, DiffusionPipeline):
         """Prompts -> (states [B, T, C], pooled [B, P] or None)."""
         parts = self.text_encoder, self.text_encoder_2, self.tokenizer, self.tokenizer_2
         return PromptEncoder(*parts, device=self._execution_device)(prompts)
-
-
-def _need(name, value, kind, low, high, what):
-    """ValueError unless a setting is a number of this kind and range, which ``what`` says in words."""
-    if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}; it must be {what}.")
 
 
 def _frames_to_draw(num_frames, window):

@@ -46,6 +46,12 @@ def interleaved_windows(frames, window, rng):
     return [[*members, frames - 1] for members in windows]
 
 
+def noise_generators(seed, videos):
+    """A generator for each of these videos (their numbers), so that each has its own noise in any batch."""
+    seeds = (random.Random(f"video/{seed}/{i}").getrandbits(62) for i in videos)
+    return [torch.Generator().manual_seed(s) for s in seeds]
+
+
 class Conditions(NamedTuple):
     """What the decoder reads beside the frames of B videos.
 
