@@ -105,7 +105,7 @@ class AttentionRecorder:
         """
         if len(stories) != 1:
             raise ValueError(
-                f"An AttentionRecorder keeps one story, and {len(stories)} were told in one batch: call "
+                f"An AttentionRecorder keeps one story, and {len(stories)} were drawn in one batch: call "
                 "pipe(story, recorder=...) for each, with a recorder of its own."
             )
         if plan.window is not None and plan.window < len(stories[0]):

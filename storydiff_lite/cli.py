@@ -34,7 +34,7 @@ def main(arguments=None):
     Returns
     -------
     int
-        Exit status: 0; 1 after an error that was told; 130 after an interruption.
+        Exit status: 0; 1 after an error, which is printed; 130 after an interruption.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with _any_letter(), warnings.catch_warnings():

@@ -8,8 +8,8 @@ letters change with their neighbours (Hebrew, Arabic, Devanagari, Thai), where P
 
 from __future__ import annotations
 
-import math
 import unicodedata
+from bisect import bisect
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -195,7 +195,8 @@ def wrap(text, width, face, direction=None):
     def pieces(word):
         parts = _clusters(word)
         while len(parts) > 1 and length("".join(parts)) > width:
-            n = _fitting(parts, width, length)
+            # as many as fit, at least one
+            n = bisect(range(2, len(parts)), width, key=lambda n: length("".join(parts[:n]))) + 1
             yield "".join(parts[:n])
             parts = parts[n:]
         yield "".join(parts)
@@ -212,15 +213,6 @@ def _clusters(word):
         else:
             parts.append(c)
     return parts
-
-
-def _fitting(parts, width, length):
-    """How many parts of a word fit into a line: at least one."""
-    low, high = 1, len(parts)
-    while low < high:
-        middle = math.ceil((low + high) / 2)
-        low, high = (middle, high) if length("".join(parts[:middle])) <= width else (low, middle - 1)
-    return low
 
 
 # ------------------------------------------------------------------------------------------------- letters

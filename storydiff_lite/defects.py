@@ -140,7 +140,7 @@ class DefectJudge:
         n = len(counts["heads"])
         if n != len(prompts):
             raise ValueError(
-                f"Defects are told by each picture's prompt: {n} pictures, {len(prompts)} prompts."
+                f"Defects are counted against each picture's prompt: {n} pictures, {len(prompts)} prompts."
             )
         return [reasons({k: int(v[i]) for k, v in counts.items()}, expected(prompts[i])) for i in range(n)]
 

@@ -179,7 +179,7 @@ class IDEncoder(CLIPVisionModelWithProjection):
         Returns
         -------
         Tensor [B, S, D]
-            A new tensor; `FuseModule` tells more.
+            A new tensor, see `FuseModule`.
 
         Raises
         ------
@@ -264,7 +264,7 @@ class IdentityReader:
         self.trigger_word = trigger_word
 
     def pictures(self, images):
-        """Reference pictures as a list, or a dict of them, or None; whatever is no picture is told."""
+        """Reference pictures as a list, or a dict of them, or None; an error for what is no picture."""
         if images is None:
             return None
         if isinstance(images, dict):
@@ -358,7 +358,7 @@ class IdentityReader:
         ----------
         panels : list of F Panel
         images : dict or whatever else `read_story` takes
-            Name -> pictures; without names nobody is told from the others, and nothing is read.
+            Name -> pictures; without names the characters cannot be told apart, and nothing is read.
 
         Returns
         -------
@@ -371,7 +371,7 @@ class IdentityReader:
             Not one trigger word for each character with pictures.
         """
         found, images = [], images if isinstance(images, dict) else {}
-        asked = {name: [] for name in images}  # name -> its panels, regions and texts
+        texts_of = {name: [] for name in images}  # name -> its panels, regions and texts
         for j, panel in enumerate(panels):
             pictured = [name for name in panel.characters if name in images]
             if len(panel.characters) < 2 or not pictured:
@@ -385,11 +385,11 @@ class IdentityReader:
             for r, name in enumerate(panel.characters):
                 if name in images:
                     text = one_trigger(panel.prompt, self.trigger_word, pictured.index(name))
-                    asked[name].append((j, r, text))
+                    texts_of[name].append((j, r, text))
                 else:
                     text = " ".join("".join(_parts(panel.prompt, self.trigger_word)).split())
                     found.append((j, r, self.prompts([text])[0][0]))
-        for name, theirs in asked.items():
+        for name, theirs in texts_of.items():
             read = self.read([text for *_, text in theirs], images[name]) if theirs else []
             found += [(j, r, p.prompt_embeds[0]) for (j, r, _), p in zip(theirs, read, strict=True)]
         return found

@@ -258,7 +258,7 @@ def load_pipe(recipe, device="cpu", dtype="float32", offload=False):
     Raises
     ------
     WeightsError
-        A folder that is no pipeline, and whatever else `StoryPipeline.from_pretrained` tells.
+        A folder that is no pipeline, and whatever else `StoryPipeline.from_pretrained` raises.
     ValueError
         A device that there is not.
     """
