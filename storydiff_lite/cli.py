@@ -139,9 +139,7 @@ def _tell(args):
         **_changes(args),
     )
     output = tell(recipe, args.out, args.video, **_how(args))
-    _say(args, f"{output.path}: {len(output.panels)} panels, seed {recipe.seed}")
-    if output.video:
-        _say(args, f"{output.video}")
+    _report(args, output, recipe)
 
 
 def _retell(args):
@@ -155,9 +153,7 @@ def _retell(args):
     same = "the same pixels in every panel" if output.same else "pixels differ from the first telling"
     if output.same is None:
         same = "drawn in a browser before, from which pixels may differ by 1 of 255"
-    _say(args, f"{output.path}: {len(output.panels)} panels, seed {recipe.seed}: {same}")
-    if output.video:
-        _say(args, f"{output.video}")
+    _report(args, output, recipe, f": {same}")
 
 
 def _check(args):
@@ -256,9 +252,12 @@ def _how(args):
     return {name: getattr(args, name) for name in names} | {"progress": not args.quiet}
 
 
-def _say(args, text):
+def _report(args, output, recipe, more=""):
+    """Say which files were written."""
     if not args.quiet:
-        _print(text)
+        _print(f"{output.path}: {len(output.panels)} panels, seed {recipe.seed}{more}")
+        if output.video:
+            _print(output.video)
 
 
 def _print(text):

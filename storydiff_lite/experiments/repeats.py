@@ -12,14 +12,10 @@ They are not part of the repository.  To make the record again::
 
 from __future__ import annotations
 
-import json
 from itertools import product
-from pathlib import Path
-
-from safetensors import safe_open
-from safetensors.torch import load_file
 
 from .. import weights
+from ..training.common import averaged_weights, checkpoint, progress
 from ..training.unet import build
 from .consistency import measure, pipe_and_judge
 from .records import PANELS, Experiment, header, sweep
@@ -37,14 +33,11 @@ def repeats_settings() -> dict[str, dict]:
 
 def trained(name: str, folder="checkpoints"):
     """The averaged weights of a checkpoint of `training.unet`, and what is to be known of it."""
-    path = Path(folder) / f"{UNETS[name]}.safetensors"
+    path, unet = checkpoint(folder, UNETS[name]), build()
     if not path.exists():
         raise FileNotFoundError(f"There is no {path}: train it, as this file's first lines say.")
-    unet = build()
-    averaged = {k[4:]: v.float() for k, v in load_file(path).items() if k.startswith("ema.")}
-    unet.load_state_dict(averaged)
-    with safe_open(path, "pt") as f:
-        steps = json.loads(f.metadata()["run"])["done"]
+    unet.load_state_dict(averaged_weights(folder, UNETS[name]))
+    steps = progress(folder, UNETS[name])["done"]
     return unet.eval(), {"sha256": weights.sha256(path), "steps": steps}
 
 

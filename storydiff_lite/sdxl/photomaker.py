@@ -80,10 +80,7 @@ def _pickle(path):
             "run code. Take the published file, or a safetensors of it."
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
-        raise WeightsError(
-            f"{path.name} ({path.stat().st_size:,} bytes) cannot be read: it was cut short, or is no file of "
-            "PyTorch. Fetch it again."
-        ) from error
+        raise _unreadable(path, "file of PyTorch") from error
     return parts if isinstance(parts, dict) else {}
 
 
@@ -92,15 +89,19 @@ def _safetensors(path):
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{path.name} ({path.stat().st_size:,} bytes) cannot be read: it was cut short, or is no "
-            "safetensors file. Fetch it again."
-        ) from error
+        raise _unreadable(path, "safetensors file") from error
     parts = {}
     for name, tensor in tensors.items():
         first, _, rest = name.partition(".")
         parts.setdefault(first, {})[rest] = tensor
     return parts
+
+
+def _unreadable(path, kind):
+    return WeightsError(
+        f"{path.name} ({path.stat().st_size:,} bytes) cannot be read: it was cut short, or is no {kind}. "
+        "Fetch it again."
+    )
 
 
 def _check(parts, path):

@@ -79,9 +79,14 @@ def show(picture, alt: str, caption: str | None = None, width: int | None = None
     ValueError
         ``alt`` is empty.
     """
+    show_html(figure_html(picture, alt, caption, width))
+
+
+def show_html(text: str) -> None:
+    """Show HTML on the page."""
     from IPython.display import HTML, display
 
-    display(HTML(figure_html(picture, alt, caption, width)))
+    display(HTML(text))
 
 
 def figure_html(picture, alt, caption=None, width=None) -> str:
@@ -102,9 +107,7 @@ def figure_html(picture, alt, caption=None, width=None) -> str:
 
 def table(head, rows, caption: str | None = None) -> None:
     """Show a table on the page (`table_html`)."""
-    from IPython.display import HTML, display
-
-    display(HTML(table_html(head, rows, caption)))
+    show_html(table_html(head, rows, caption))
 
 
 def table_html(head, rows, caption=None) -> str:

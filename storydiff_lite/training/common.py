@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -276,6 +276,13 @@ def progress(folder, name) -> dict:
         return {}
     with safe_open(path, "pt") as f:
         return json.loads(f.metadata()["run"])
+
+
+def averaged_weights(folder, name) -> dict[str, torch.Tensor]:
+    """The state dict of the model whose checkpoint has that name: the average where the run keeps one."""
+    found = load_file(checkpoint(folder, name))
+    own = {k.removeprefix("model."): v for k, v in found.items() if k.startswith("model.")}
+    return {k: found.get(f"ema.{k}", v) for k, v in own.items()}
 
 
 def machine() -> str:

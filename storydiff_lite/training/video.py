@@ -30,14 +30,13 @@ from pathlib import Path
 
 import torch
 from diffusers.models.attention_processor import Attention
-from safetensors.torch import load_file
 from torch import nn
 from tqdm.auto import tqdm
 
 from .. import motion, video, weights
 from . import cards, data
 from .clip import prompt_encoder
-from .common import Run, autocast, checkpoint
+from .common import Run, autocast, averaged_weights, checkpoint
 from .motion import clip_pool, drawn_by, relative_error
 from .parts import packed
 from .unet import fastest_attention, noise_schedule, sizes
@@ -133,13 +132,12 @@ def start_predictor(folder="checkpoints"):
     """The predictor that learnt from tokens alone: the checkpoint in ``folder``, else the shipped one, else
     an untrained one.
     """
-    file = checkpoint(folder, "motion")
-    if not file.exists() and "motion" in weights.names():
+    trained = checkpoint(folder, "motion").exists()
+    if not trained and "motion" in weights.names():
         return packed("motion")
     net = motion.micro()
-    if file.exists():
-        found = load_file(file)
-        net.load_state_dict({k: found.get(f"ema.{k}", found[f"model.{k}"]) for k in net.state_dict()})
+    if trained:
+        net.load_state_dict(averaged_weights(folder, "motion"))
     return net
 
 

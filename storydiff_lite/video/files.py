@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .. import weights
-from ..show.figures import data_url
+from ..show.figures import data_url, show_html
 
 #: the fastest that a GIF plays: viewers slow down a frame of less than 2 hundredths of a second
 GIF_FPS = 50
@@ -195,6 +195,4 @@ def player_html(frames, alt, caption=None, fps=8, height=256, width=None) -> str
 
 def play(frames, alt, caption=None, fps=8, height=256, width=None) -> None:
     """Show a video on the page (`player_html`)."""
-    from IPython.display import HTML, display
-
-    display(HTML(player_html(frames, alt, caption, fps, height, width)))
+    show_html(player_html(frames, alt, caption, fps, height, width))
