@@ -230,6 +230,6 @@ EXPERIMENT = story_experiment(
     KINDS,
     summarize=with_seconds,
     then=lambda pipe, judge, stories: {"masks": masks(pipe, 2 * stories)},
-    stories=40,
+    stories=60,
     golden=("StyleAligned", "ConsiStory: noun, dropout", "subject picks, 0.16", "named once, carried"),
 )

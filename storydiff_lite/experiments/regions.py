@@ -46,6 +46,7 @@ def regions_settings() -> dict[str, dict]:
     out["isolated"] = {"consistency": 1.0, "apart": "isolated"}
     out["two texts"] = {"consistency": 1e-3, "text": "own", "words": False}
     out["words, rate 1"] = {"consistency": 1.0, "apart": "words"}
+    out["regions, rate 0.5"] = {"consistency": RATE, "apart": "regions"}
     return out
 
 
@@ -178,7 +179,7 @@ EXPERIMENT = story_experiment(
     measure_regions,
     KINDS,
     panels=len(CAST),
-    stories=40,
+    stories=60,
     summarize=with_seconds,
     golden=("regions", "isolated", "two texts"),
 )
