@@ -177,19 +177,14 @@ def maps_of(pipe, picture, prompt, kind, levels=(800, 600, 400, 200)) -> torch.T
     -------
     Tensor [GRID * GRID]
     """
-    where, size = WHERE[kind], weights.picture_size()
-    pixels = pipe.image_processor.preprocess(world.render(picture, size)).to(pipe.device)
+    where, drawn = WHERE[kind], world.render(picture, weights.picture_size())
+    pixels = pipe.image_processor.preprocess(drawn).to(pipe.device)
     latents = pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
     words = neighbours.word_places(pipe.tokenizer, [prompt], noun(prompt) if kind == "noun" else None)
     plan = neighbours.SubjectPlan.among(1, 1.0, words=words, where=where)
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
-    states, pooled = pipe.prompts([prompt])
-    sizes = torch.tensor([[size, size, 0, 0, size, size]]).to(latents)
     with plan.installed(pipe.unet):
-        for time_ in levels:
-            kept = pipe.scheduler.alphas_cumprod[time_].to(latents)
-            noised = kept**0.5 * latents + (1 - kept) ** 0.5 * noise
-            pipe.unet(noised, time_, states, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes})
+        for level in levels:
+            neighbours.noised_pass(pipe, latents, [prompt], level)
     return (plan.total + plan.new)[0, 0]
 
 

@@ -10,7 +10,7 @@ and draws through the pipeline as it is:
 from contextlib import contextmanager
 
 from .carried import Carried, CarriedText, Carrying
-from .consistory import ConsiStory, dift, matches
+from .consistory import ConsiStory, dift, matches, noised_pass
 from .one_prompt import OnePrompt, reweighted
 from .picks import SubjectPicks
 from .style_aligned import AdaINAlone, FirstPanel, StyleAligned, adain
@@ -45,6 +45,7 @@ __all__ = [
     "dift",
     "drawing",
     "matches",
+    "noised_pass",
     "otsu",
     "reweighted",
     "subject_masks",

@@ -139,19 +139,24 @@ def dift(pipe, latents, prompts, time=TIME):
     Tensor [B, C, h', w']
         After the first up-block (Tang et al. 2306.03881).
     """
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
-    kept = pipe.scheduler.alphas_cumprod[time].to(latents)
-    states, pooled = pipe.prompts(prompts)
-    size = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    sizes = torch.tensor([size, size, 0, 0, size, size]).to(latents).expand(len(latents), -1)
     found = []
     hook = pipe.unet.up_blocks[0].register_forward_hook(lambda module, given, output: found.append(output))
     try:
-        noised = kept**0.5 * latents + (1 - kept) ** 0.5 * noise
-        pipe.unet(noised, time, states, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes})
+        noised_pass(pipe, latents, prompts, time)
     finally:
         hook.remove()
     return found[0]
+
+
+def noised_pass(pipe, latents, prompts, time):
+    """A pass of the U-Net over clean latents [B, 4, h, w], noised to a level of 0 to 999, under B prompts."""
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
+    kept = pipe.scheduler.alphas_cumprod[time].to(latents)
+    noised = kept**0.5 * latents + (1 - kept) ** 0.5 * noise
+    states, pooled = pipe.prompts(prompts)
+    size = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    sizes = torch.tensor([size, size, 0, 0, size, size]).to(latents).expand(len(latents), -1)
+    return pipe.unet(noised, time, states, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes})
 
 
 def matches(features, panels, sizes=(64, 256)):
