@@ -10,7 +10,9 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    IPNDMScheduler,
     LCMScheduler,
     StableDiffusionXLPipeline,
     TCDScheduler,
@@ -282,6 +284,20 @@ def test_a_callback_that_returns_too_few_rows_is_told(tiny_pipe):
         tiny_pipe(STORY, callback_on_step_end=on, guidance_scale=1.0, **call)
 
 
+@pytest.mark.parametrize("latents", [torch.zeros(1, 4, 8, 8), torch.zeros(3, 4, 8, 4), None])
+def test_a_callback_that_returns_other_latents_is_told(tiny_pipe, latents):
+    with pytest.raises(ValueError, match=r"returned latents .*story's are \[3, 4, 8, 8\]"):
+        tiny_pipe(STORY, callback_on_step_end=lambda *_: {"latents": latents}, **FEW)
+
+
+@pytest.mark.parametrize("kind", [FlowMatchEulerDiscreteScheduler, IPNDMScheduler])
+def test_a_scheduler_of_another_kind_of_model_is_told(tiny_pipe, kind):
+    """With this one's v-prediction IPNDM would draw something that is no picture, and no error."""
+    tiny_pipe.scheduler, tiny_pipe.unet.forward = kind(), None  # nothing is drawn
+    with pytest.raises(ValueError, match=f"{kind.__name__} cannot draw with this model.*from_config"):
+        tiny_pipe(STORY, **FEW)
+
+
 # ------------------------------------------------------------------------------------------ going on
 DRAWS = [
     None,
@@ -435,6 +451,13 @@ def test_half_precision_files_load_as_float32(tiny_pipe, tmp_path):
         ({"width": 64.0}, TypeError, "whole number"),
         ({"window": 0}, ValueError, "window"),
         ({"layers": "sideways"}, ValueError, "sideways"),
+        ({"layers": None}, TypeError, "layers must be 'up'.*not None"),
+        ({"layers": 5}, TypeError, "layers must be 'up'.*not 5"),
+        ({"layers": []}, ValueError, "nowhere.*consistency=0"),
+        ({"layers": ""}, ValueError, "nowhere"),
+        ({"layers": ["up", ""]}, TypeError, "one is ''"),
+        ({"layers": [5]}, TypeError, "one is 5"),
+        ({"num_inference_steps": 1001}, ValueError, "has 1000 noise levels"),
         ({"schedule": "released"}, TypeError, "SamplingSchedule"),
         ({"output_type": "jpg"}, ValueError, "jpg"),
         ({"id_images": ["x"]}, ValueError, "no identity encoder"),

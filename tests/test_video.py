@@ -451,6 +451,20 @@ def test_bad_input_is_told_before_anything_is_drawn(pipe, ends, change, error, m
         pipe(**{"first_image": ends[0], "last_image": ends[1], "prompt": "a bear"} | change)
 
 
+def test_pictures_of_any_mode(pipe, ends):
+    """A grey picture of 16 bits would be white if it were clipped, a transparent one black."""
+    steps = np.arange(128 * 128, dtype=np.uint16).reshape(128, 128) * 4
+    clear = Image.new("RGBA", (128, 128), (255, 0, 0, 0))
+    frames = pipe(Image.fromarray(steps), clear, num_frames=2, num_inference_steps=1).frames
+    wanted = np.repeat(np.round(steps[..., None] / 257).astype(int), 3, 2)
+    assert np.array_equal(np.asarray(frames[0], int), wanted)
+    assert np.array_equal(np.asarray(frames[1]), np.full((128, 128, 3), 255))
+    told = video.story_to_video(
+        pipe, [Image.fromarray(steps), ends[0]], ["a", "b"], 2, 1, num_inference_steps=1
+    )
+    assert same(told[0], frames[0])
+
+
 def test_two_frames_fit_any_window(pipe, ends):
     assert len(pipe(*ends, num_frames=2, num_inference_steps=1, window=40).frames) == 2
 
