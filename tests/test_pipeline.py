@@ -1,12 +1,14 @@
 """StoryPipeline on a tiny random SDXL: equal to diffusers where it must be, stories apart, clear errors."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import (
     DDPMScheduler,
+    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
@@ -413,7 +415,8 @@ def test_saved_and_loaded_as_either_class(tiny_pipe, tmp_path):
         and loaded.tokenizer.pad_token_id == 49407
     )
     close(loaded(STORY, **FEW).images, tiny_pipe(STORY, **FEW).images)
-    plain = StableDiffusionXLPipeline.from_pretrained(tmp_path / "model")
+    plain = DiffusionPipeline.from_pretrained(tmp_path / "model")  # who does not know which class it is
+    assert type(plain) is StableDiffusionXLPipeline
     assert plain.tokenizer("a man img").input_ids == [49406, 320, 786, 49408, 49407]
 
 
@@ -427,6 +430,24 @@ def test_half_precision_files_load_as_float32(tiny_pipe, tmp_path):
         for part in (loaded.unet, loaded.vae, loaded.text_encoder, loaded.text_encoder_2)
         for p in part.parameters()
     } == {torch.float32}
+
+
+@pytest.mark.parametrize("name", [None, 5, ["micro"]])
+def test_what_is_no_name_of_a_model_is_told(name):
+    with pytest.raises(TypeError, match="named by a text or a path, such as 'micro'"):
+        StoryPipeline.from_pretrained(name)
+
+
+def test_the_shipped_model_may_be_named_by_a_path(monkeypatch, tmp_path):
+    def shipped(name):
+        raise LookupError(name)  # where its files would be looked for
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(files, "path", shipped)
+    with pytest.raises(LookupError, match="micro"):
+        StoryPipeline.from_pretrained(Path("micro"))
+    with pytest.raises(files.WeightsError, match="no folder or file ''"):  # and not the folder at hand
+        StoryPipeline.from_pretrained("")
 
 
 @pytest.mark.parametrize(
