@@ -58,10 +58,22 @@ class JudgeNet(nn.Module):
 
 
 def shipped(kind, name, device="cpu"):
-    """A judge's network, its file compared with its SHA-256 (else `weights.WeightsError`)."""
+    """A judge's network.
+
+    Raises
+    ------
+    WeightsError
+        A file that is not as its SHA-256 says, or weights of something else.
+    """
     folder = weights.path(name)
-    net = kind(**json.loads((folder / "config.json").read_text()))
-    net.load_state_dict(expanded(load_file(folder / "model.safetensors")))
+    try:
+        net = kind(**json.loads((folder / "config.json").read_text()))
+        net.load_state_dict(expanded(load_file(folder / "model.safetensors")))
+    except (FileNotFoundError, TypeError, RuntimeError) as error:
+        raise weights.WeightsError(
+            f"The shipped weights {name!r} are no {kind.__name__}: judges are 'judge' (StoryJudge) and "
+            "'defects' (DefectJudge)."
+        ) from error
     return net.to(device)
 
 
