@@ -86,6 +86,17 @@ CASES = {
         {"window": 2, "start_merge_step": -1},
         {},
     ),
+    "subject, portable, isolated, passes, negatives": (
+        (CAST, None),
+        {
+            "picks": "subject",
+            "generator": "portable",
+            "apart": "isolated",
+            "window": 2,
+            "negative_prompt": NEGATIVES,
+        },
+        {"recorder": NO_LIST, "resume": NO_MASK},
+    ),
     "portable, bank, negatives, nobody": (
         (PLAIN, None),
         {"generator": "portable", "window": 2, "long_story": "bank", "negative_prompt": NEGATIVES},
@@ -155,7 +166,7 @@ def test_what_never_goes_together_is_refused_before_anything_is_drawn(pipe):
         (CAST, {"window": 2, "long_story": "attention"}, "long_story='passes' or 'bank'"),
         (turns, {"window": 1, "long_story": "bank"}, "Panel 2 shows somebody who is in none of the first 1"),
         (CAST, {"window": 1, "long_story": "bank", "apart": "regions"}, "Panel 2 shows somebody"),
-        (PLAIN, {"picks": "subject", "generator": "portable"}, "Leave one of them out"),
+        (PLAIN, {"layers": []}, "panels would read each other nowhere"),
     ):
         with pytest.raises(ValueError, match=words):
             pipe(story, num_inference_steps=3, **settings)

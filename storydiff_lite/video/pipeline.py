@@ -16,7 +16,7 @@ from ..autoencoder import precise, to_latents, to_pixels
 from ..motion import semantic_tokens
 from ..pictures import as_shown
 from ..prompts import PromptEncoder
-from ..settings import REFINE, check_number, check_refine
+from ..settings import REFINE, check_number, check_refine, check_seed
 from .checkpoint import Loading
 from .decoder import reading_key_frames
 from .files import save_video
@@ -137,10 +137,11 @@ class TransitionPipeline(Loading, DiffusionPipeline):
         """
         single = not isinstance(first_image, (list, tuple))
         firsts, lasts = ([x] if single else list(x) for x in (first_image, last_image))
-        prompts = [prompt] * len(firsts) if isinstance(prompt, str) else list(prompt)
+        prompts = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt] * len(firsts)
         firsts, lasts = _shown("first_image", firsts), _shown("last_image", lasts)
         size = self._check(firsts, lasts, prompts, num_inference_steps, guidance_scale, eta)
         self.check(*size, num_frames, window, refine, refine_steps)
+        seed = check_seed(seed)
         frames = _frames_to_draw(num_frames, window)
         ends = self._pixels(firsts + lasts).to(self._execution_device, self.vae.dtype)  # [2B, 3, H, W]
         # of a story's panels too, whose latents were known: the decoder learnt from pictures' latents
