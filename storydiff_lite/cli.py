@@ -114,8 +114,18 @@ def _run(args):
 
 
 def _fail(error):
-    _write(f"storydiff: error: {' '.join(str(error).split())}", sys.stderr)
+    text = " ".join(str(error).split())
+    _write(f"storydiff: error: {_option_of(text)}{text}", sys.stderr)
     return 1
+
+
+def _option_of(text):
+    """The option, such as ``"--steps: "``, where a message begins with a setting that has another name here,
+    else nothing.
+    """
+    named = (options(StorySettings) | options(VideoSettings)).items()
+    found = (option for name, (option, _) in named if text.startswith(f"{name} ") and option != name)
+    return "".join(f"--{option.replace('_', '-')}: " for option in found)
 
 
 def _kept(error):

@@ -218,14 +218,32 @@ def _call_back(pipe, callback, names, step, t, latents, conditioning):
     guided = pipe.do_classifier_free_guidance
     if texts or set(changed) - {"latents"} or 1 + guided != len(conditioning.halves):
         conditioning = conditioning.changed(texts | changed, guided, pipe.guidance_scale)
-    return changed.get("latents", latents), conditioning
+    return _same_shape(changed.get("latents", latents), latents), conditioning
+
+
+def _same_shape(changed, latents):
+    """A step callback's latents; ValueError unless they are those of all panels."""
+    if not isinstance(changed, torch.Tensor) or changed.shape != latents.shape:
+        found = list(changed.shape) if isinstance(changed, torch.Tensor) else type(changed).__name__
+        raise ValueError(
+            f"The step callback returned latents {found}; this story's are {list(latents.shape)}, all panels "
+            "together."
+        )
+    return changed
 
 
 # ------------------------------------------------------------------------------------------ where it begins
 
 
 def begin(scheduler, steps, device, eta=0.0, generator=None):
-    """A copy of a scheduler, for one call: it, its timesteps [T], and the arguments of its ``step``."""
+    """A copy of a scheduler, for one call: it, its timesteps [T], and the arguments of its ``step``.
+
+    Raises
+    ------
+    ValueError
+        A scheduler of another kind of model, or more steps than it has noise levels.
+    """
+    _check_scheduler(scheduler, steps)
     scheduler = copy.deepcopy(scheduler)
     timesteps, _ = retrieve_timesteps(scheduler, steps, device)
     if hasattr(scheduler, "set_begin_index"):
@@ -235,6 +253,26 @@ def begin(scheduler, steps, device, eta=0.0, generator=None):
     if "eta" in arguments:
         arguments["eta"] = _safe_eta(scheduler, timesteps, eta)
     return scheduler, timesteps, arguments
+
+
+def _check_scheduler(scheduler, steps):
+    """Raise ValueError where a scheduler would not understand what this kind of U-Net predicts.
+
+    One that knows no ``prediction_type`` is of another kind of model (flow matching, scores, consistency
+    models), or takes every prediction for noise: what comes out is no error, but no picture either.
+    """
+    kind, config = type(scheduler).__name__, scheduler.config
+    if "prediction_type" not in config or "num_train_timesteps" not in config:
+        raise ValueError(
+            f"{kind} cannot draw with this model: its configuration has no prediction_type and no noise "
+            "levels of a diffusion model. Take another, such as UniPCMultistepScheduler.from_config("
+            "pipe.scheduler.config)."
+        )
+    if steps > config.num_train_timesteps:
+        raise ValueError(
+            f"num_inference_steps is {steps}; {kind} has {config.num_train_timesteps} noise levels, and a "
+            "step needs one of its own."
+        )
 
 
 def _safe_eta(scheduler, timesteps, eta):

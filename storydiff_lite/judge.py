@@ -15,11 +15,13 @@ from itertools import combinations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
 from . import weights, world
 from .int8 import expanded
+from .pictures import as_floats, check_range
 
 #: attributes that a prompt of species, action and scene leaves free, and that every species shows
 FREE = ("fur", "outfit", "accessory", "accessory_colour")
@@ -56,31 +58,55 @@ class JudgeNet(nn.Module):
 
 
 def shipped(kind, name, device="cpu"):
-    """A judge's network, its file compared with its SHA-256 (else `weights.WeightsError`)."""
+    """A judge's network.
+
+    Raises
+    ------
+    WeightsError
+        A file that is not as its SHA-256 says, or weights of something else.
+    """
     folder = weights.path(name)
-    net = kind(**json.loads((folder / "config.json").read_text()))
-    net.load_state_dict(expanded(load_file(folder / "model.safetensors")))
+    try:
+        net = kind(**json.loads((folder / "config.json").read_text()))
+        net.load_state_dict(expanded(load_file(folder / "model.safetensors")))
+    except (FileNotFoundError, TypeError, RuntimeError) as error:
+        raise weights.WeightsError(
+            f"The shipped weights {name!r} are no {kind.__name__}: judges are 'judge' (StoryJudge) and "
+            "'defects' (DefectJudge)."
+        ) from error
     return net.to(device)
 
 
 def pixels(images, size: int, device="cpu") -> torch.Tensor:
     """Pictures of any kind -> [B, 3, ``size``, ``size``] in -1..1.
 
-    They may be PIL images, arrays [H, W, 3] (uint8, or float in 0..1), or a tensor [B, 3, H, W] in 0..1.
+    A list of whatever `pictures.as_floats` takes, one picture, or a batch: an array [B, H, W, 3] or a tensor
+    [B, 3, H, W], uint8 or float in 0..1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        What is no picture or has another range; no picture; pictures of several sizes, or not square.
     """
     if isinstance(images, torch.Tensor):
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
                 f"The judge reads tensors [B, 3, H, W] in 0..1; this one is {list(images.shape)}."
             )
-        x = images.float() * 2 - 1
+        if images.numel():
+            low, high = (x.item() for x in images.detach().aminmax())
+            check_range(str(images.dtype).removeprefix("torch."), low, high)
+        x = images.float() / (255 if images.dtype == torch.uint8 else 1) * 2 - 1
     else:
-        images = list(images) if not hasattr(images, "convert") else [images]
-        if not images:
-            raise ValueError("There is no picture to read: give a list of at least one.")
-        arrays = [np.asarray(i.convert("RGB") if hasattr(i, "convert") else i) for i in images]
-        arrays = [a.astype(np.float32) / (255 if a.dtype == np.uint8 else 1) for a in arrays]
-        x = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) * 2 - 1
+        if isinstance(images, (Image.Image, str, type(None))) or getattr(images, "ndim", 4) < 4:
+            images = [images]
+        arrays = [as_floats(image, f"Picture {i}") for i, image in enumerate(images, 1)]
+        if len({a.shape for a in arrays}) > 1:
+            sizes = ", ".join(sorted({f"{a.shape[1]} x {a.shape[0]}" for a in arrays}))
+            raise ValueError(f"The judge reads pictures of one size; these have {sizes} (width x height).")
+        x = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) * 2 - 1 if arrays else torch.zeros(0)
+    if not len(x):
+        raise ValueError("There is no picture to read: give a list of at least one.")
     if x.shape[-2] != x.shape[-1]:
         raise ValueError(
             f"The judge reads square pictures of one panel; these are {x.shape[-1]} x {x.shape[-2]} "
@@ -119,6 +145,7 @@ class StoryJudge:
         Parameters
         ----------
         images : list of PIL.Image, list of arrays, or tensor [B, 3, H, W] in 0..1
+            As of the function `pixels`, with its errors.
 
         Returns
         -------
@@ -152,6 +179,9 @@ class StoryJudge:
         dict
             attribute -> 0..1, and their mean under ``"mean"``.
         """
+        free_attributes = [free_attributes] if isinstance(free_attributes, str) else list(free_attributes)
+        if not free_attributes:
+            raise ValueError(f"Consistency of no attribute: name some, such as {', '.join(FREE)}.")
         for name in free_attributes:
             if name not in world.ATTRIBUTES:
                 raise ValueError(
@@ -177,6 +207,7 @@ class StoryJudge:
             attribute -> fraction of the panels naming it that show it (attributes no prompt names are left
             out), and the fraction over all named attributes under ``"mean"``.
         """
+        panels = [panels] if isinstance(panels, str) else panels
         names, prompts = self.names(images), [getattr(p, "prompt", p) for p in panels]
         if len(names) != len(prompts):
             raise ValueError(

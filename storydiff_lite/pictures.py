@@ -1,4 +1,8 @@
-"""Pictures as they are given: any mode, orientation, colour profile and shape, made plain RGB."""
+"""Pictures as they are given: any mode, orientation, colour profile, shape and array, made plain RGB.
+
+What is no picture is told, and so is what has another range than it should: clipped, it would be white or
+black, and nobody would know.
+"""
 
 import io
 
@@ -7,11 +11,19 @@ from PIL import Image, ImageCms, ImageOps
 
 
 def as_rgb(image, name="The picture"):
+    """A reference picture: `as_shown`, and the middle of one that is more than 16 times as wide as high, or
+    the other way round: an image encoder reads its middle alone.
+
+    Parameters and errors as of `as_shown`.
+    """
+    return _middle(as_shown(image, name))
+
+
+def as_shown(image, name="The picture"):
     """Any picture as RGB with 8 bits, as a viewer shows it.
 
     Turned as its EXIF orientation says; 16 and 32 bits a pixel scaled to 8 instead of clipped; what is
-    transparent on white; colours of a profile (CMYK, a camera's) made sRGB; the middle of a picture that is
-    more than 16 times as wide as high, or the other way round: an image encoder reads its middle alone.
+    transparent on white; colours of a profile (CMYK, a camera's) made sRGB.
 
     Parameters
     ----------
@@ -44,12 +56,82 @@ def as_rgb(image, name="The picture"):
     except (OSError, ValueError, SyntaxError, KeyError, TypeError):  # its EXIF is broken, its pixels are not
         pass
     if image.mode.startswith("I") or image.mode == "F":
-        return _middle(_eight_bits(image, name).convert("RGB"))
+        return _eight_bits(image, name).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image).convert("RGB")
-    return _middle(_srgb(image, profile))
+    return _srgb(image, profile)
+
+
+def as_floats(picture, name="The picture", beyond=0.5):
+    """Any picture as float32 [H, W, 3], brightness in about 0..1.
+
+    Parameters
+    ----------
+    picture : PIL.Image, array or Tensor
+        An array [H, W, 3], [H, W, 1] or [H, W], or a tensor [3, H, W] or [1, H, W]: uint8 in 0..255, uint16
+        in 0..65535, bool, or float in 0..1.
+    name : str
+        What it is called in a message.
+    beyond : float
+        How far floats may lie outside of 0..1, as an autoencoder's do a little.
+
+    Returns
+    -------
+    float32 array [H, W, 3]
+        Floats as they are, not clipped.
+
+    Raises
+    ------
+    TypeError
+        What is no picture; the message names its shape.
+    ValueError
+        Numbers of another range, such as floats in 0..255, or none (nan).
+    """
+    if isinstance(picture, Image.Image):
+        return np.asarray(as_shown(picture, name), np.float32) / 255
+    x = picture
+    if hasattr(x, "detach"):
+        x = x.detach().cpu()
+        x = (x.float() if x.is_floating_point() else x).numpy()
+        if x.ndim == 3 and x.shape[0] in (1, 3):
+            x = x.transpose(1, 2, 0)  # [3, H, W] -> [H, W, 3]
+    x = np.asarray(x)
+    x = x[..., None] if x.ndim == 2 else x
+    if x.ndim != 3 or x.shape[2] not in (1, 3) or x.dtype.kind not in "buif":
+        raise TypeError(
+            f"{name} is no picture: expected a PIL image, an array [H, W, 3] or a tensor [3, H, W], got "
+            f"{type(picture).__name__} of shape {list(x.shape)} and type {x.dtype}."
+        )
+    check_range(x.dtype.name, np.min(x, initial=0), np.max(x, initial=0), name, beyond)
+    white = {"uint8": 255, "uint16": 65535}.get(x.dtype.name, 1)
+    return np.broadcast_to(x.astype(np.float32) / white, (*x.shape[:2], 3))
+
+
+def check_range(kind, low, high, name="The picture", beyond=0.5):
+    """Raise ValueError where numbers of this type from ``low`` to ``high`` are not what a picture has.
+
+    Parameters
+    ----------
+    kind : str
+        Such as ``"uint8"`` or ``"float32"``.
+    low, high : number
+    name, beyond
+        As of `as_floats`.
+    """
+    if kind in ("uint8", "uint16", "bool"):
+        return
+    if not kind.startswith(("float", "bfloat")):
+        raise ValueError(
+            f"{name} holds numbers of type {kind}: where white is cannot be known. Give uint8 in 0..255 "
+            "(x.astype('uint8')), uint16 in 0..65535, or floats in 0..1."
+        )
+    if not (-beyond <= low and high <= 1 + beyond):  # also where one is nan
+        raise ValueError(
+            f"{name} holds {low:g} to {high:g}: floats must lie in 0..1. Of 0..255: x / 255; of -1..1: "
+            "(x + 1) / 2."
+        )
 
 
 def _eight_bits(image, name):

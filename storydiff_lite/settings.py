@@ -179,6 +179,7 @@ class StorySettings:
             raise ValueError(f"picks is {self.picks!r}; it must be 'random' or 'subject'.")
         if self.apart not in APART:
             raise ValueError(f"apart is {self.apart!r}; it must be 'words', 'regions' or 'isolated'.")
+        _check_layers(self.layers)
         start = self.start_merge_step
         if isinstance(start, numbers.Real) and not isinstance(start, (bool, numbers.Integral)):
             check_number(
@@ -372,6 +373,23 @@ def _check_numbers(settings):
         if low is not None:
             kind = numbers.Integral if f.type.startswith("int") else numbers.Real
             check_number(f.name, getattr(settings, f.name), kind, low, high, f.default is None, means)
+
+
+def _check_layers(layers):
+    """Raise TypeError or ValueError unless it names layers; whether a model has them is not known here."""
+    if not isinstance(layers, (str, list, tuple, set)):
+        raise TypeError(
+            "layers must be 'up', 'mid', 'down', 'all', the beginning of a layer's name, or a list of these, "
+            f"not {layers!r}."
+        )
+    if not layers:
+        raise ValueError(
+            f"layers is {layers!r}: panels would read each other nowhere. Name some, such as 'up'; each "
+            "panel for itself is consistency=0."
+        )
+    for word in [layers] if isinstance(layers, str) else layers:
+        if not isinstance(word, str) or not word:
+            raise TypeError(f"layers must be names, such as 'up' or 'up_blocks.1', and one is {word!r}.")
 
 
 def _check_pair(name, value, least):

@@ -12,6 +12,7 @@ on.
 """
 
 import gzip
+import numbers
 import unicodedata
 import warnings
 from functools import lru_cache
@@ -151,8 +152,8 @@ def expand_class_token(input_ids, trigger_id, num_id_images, max_length, pad_id)
     TriggerWordError
         No trigger, more than one, nothing or punctuation before it, or so late that its class tokens would be
         cut.
-    ValueError
-        ``num_id_images`` below 1, or ``max_length`` below 1.
+    ValueError, TypeError
+        ``num_id_images`` below 1 or no whole number, or ``max_length`` below 1.
 
     Notes
     -----
@@ -161,6 +162,8 @@ def expand_class_token(input_ids, trigger_id, num_id_images, max_length, pad_id)
     caption is cut.
     """
     ids = [int(i) for i in input_ids]
+    if isinstance(num_id_images, bool) or not isinstance(num_id_images, numbers.Integral):
+        raise TypeError(f"num_id_images must be the number of pictures, not {num_id_images!r}.")
     if num_id_images < 1:
         raise ValueError(
             f"num_id_images is {num_id_images}: give at least one reference picture, or encode "

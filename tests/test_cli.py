@@ -685,10 +685,10 @@ GIF = ["--video", "a.gif", "--video-model", "somebody/video", "--motion", "m"]
         (["--fps", "0"], "fps is 0"),  # also where there is no video: the comic would carry it
         (["--hold", "-3"], "hold is -3"),
         (["--size", "10"], "size is 10; it must be at least 64"),
-        (["--steps", "0"], "num_inference_steps is 0"),
-        (["--guidance", "nan"], "guidance_scale is nan"),
+        (["--steps", "0"], "error: --steps: num_inference_steps is 0"),
+        (["--guidance", "nan"], "error: --guidance: guidance_scale is nan"),
         (["--guidance-rescale", "1.5"], "guidance_rescale is 1.5"),
-        (["--consistency", "-1"], "consistency is -1"),
+        (["--consistency", "-1"], "error: consistency is -1"),
         (["--window", "0"], "window is 0"),
         (["--height", "0"], "height is 0"),
         (["--start-merge-step", "2"], "start_merge_step is 2.0"),

@@ -15,6 +15,22 @@ from storydiff_lite import experiments, weights, world
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["nothing"], "invalid choice"),
+        (["consistency", "--stories", "1"], "an interval needs at least 2"),
+        (["consistency", "--device", "gpu"], "There is no device 'gpu', there are cpu"),
+    ],
+)
+def test_command_line_mistakes(arguments, words, capsys):
+    from storydiff_lite.experiments.__main__ import main
+
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert words in capsys.readouterr().err
+
+
 def test_stories_leave_identity_free_and_repeat():
     for i in range(12):
         panels = experiments.story(i)

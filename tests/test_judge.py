@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from storydiff_lite import judge as judging
-from storydiff_lite import world
+from storydiff_lite import weights, world
 from storydiff_lite.judge import FREE, StoryJudge, agreement, faithfulness
 from storydiff_lite.story import Panel
 
@@ -109,6 +109,20 @@ def test_bad_input_is_told(judge, seen):
         judge.read([image.resize((128, 64))])
     with pytest.raises(ValueError, match=r"\[B, 3, H, W\]"):
         judge.read(torch.zeros(3, 64, 64))
+
+
+@pytest.mark.parametrize("name", ["micro", "identity", "defects"])
+def test_weights_of_something_else_are_no_judge(name):
+    with pytest.raises(weights.WeightsError, match="are no JudgeNet: judges are 'judge'"):
+        StoryJudge.load(name)
+
+
+def test_one_attribute_and_one_prompt_need_no_list(judge, seen):
+    image = seen[1][0]
+    assert judge.consistency([image, image], "fur") == {"fur": 1.0, "mean": 1.0}
+    assert judge.fidelity([image], "a bear") == judge.fidelity([image], ["a bear"])
+    with pytest.raises(ValueError, match="Consistency of no attribute: name some, such as fur"):
+        judge.consistency([image, image], [])
 
 
 def test_free_attributes_show_on_every_species():

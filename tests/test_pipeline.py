@@ -1,16 +1,20 @@
 """StoryPipeline on a tiny random SDXL: equal to diffusers where it must be, stories apart, clear errors."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import (
     DDPMScheduler,
+    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    IPNDMScheduler,
     LCMScheduler,
     StableDiffusionXLPipeline,
     TCDScheduler,
@@ -282,6 +286,20 @@ def test_a_callback_that_returns_too_few_rows_is_told(tiny_pipe):
         tiny_pipe(STORY, callback_on_step_end=on, guidance_scale=1.0, **call)
 
 
+@pytest.mark.parametrize("latents", [torch.zeros(1, 4, 8, 8), torch.zeros(3, 4, 8, 4), None])
+def test_a_callback_that_returns_other_latents_is_told(tiny_pipe, latents):
+    with pytest.raises(ValueError, match=r"returned latents .*story's are \[3, 4, 8, 8\]"):
+        tiny_pipe(STORY, callback_on_step_end=lambda *_: {"latents": latents}, **FEW)
+
+
+@pytest.mark.parametrize("kind", [FlowMatchEulerDiscreteScheduler, IPNDMScheduler])
+def test_a_scheduler_of_another_kind_of_model_is_told(tiny_pipe, kind):
+    """With this one's v-prediction IPNDM would draw something that is no picture, and no error."""
+    tiny_pipe.scheduler, tiny_pipe.unet.forward = kind(), None  # nothing is drawn
+    with pytest.raises(ValueError, match=f"{kind.__name__} cannot draw with this model.*from_config"):
+        tiny_pipe(STORY, **FEW)
+
+
 # ------------------------------------------------------------------------------------------ going on
 DRAWS = [
     None,
@@ -397,7 +415,8 @@ def test_saved_and_loaded_as_either_class(tiny_pipe, tmp_path):
         and loaded.tokenizer.pad_token_id == 49407
     )
     close(loaded(STORY, **FEW).images, tiny_pipe(STORY, **FEW).images)
-    plain = StableDiffusionXLPipeline.from_pretrained(tmp_path / "model")
+    plain = DiffusionPipeline.from_pretrained(tmp_path / "model")  # who does not know which class it is
+    assert type(plain) is StableDiffusionXLPipeline
     assert plain.tokenizer("a man img").input_ids == [49406, 320, 786, 49408, 49407]
 
 
@@ -411,6 +430,24 @@ def test_half_precision_files_load_as_float32(tiny_pipe, tmp_path):
         for part in (loaded.unet, loaded.vae, loaded.text_encoder, loaded.text_encoder_2)
         for p in part.parameters()
     } == {torch.float32}
+
+
+@pytest.mark.parametrize("name", [None, 5, ["micro"]])
+def test_what_is_no_name_of_a_model_is_told(name):
+    with pytest.raises(TypeError, match="named by a text or a path, such as 'micro'"):
+        StoryPipeline.from_pretrained(name)
+
+
+def test_the_shipped_model_may_be_named_by_a_path(monkeypatch, tmp_path):
+    def shipped(name):
+        raise LookupError(name)  # where its files would be looked for
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(files, "path", shipped)
+    with pytest.raises(LookupError, match="micro"):
+        StoryPipeline.from_pretrained(Path("micro"))
+    with pytest.raises(files.WeightsError, match="no folder or file ''"):  # and not the folder at hand
+        StoryPipeline.from_pretrained("")
 
 
 @pytest.mark.parametrize(
@@ -435,6 +472,13 @@ def test_half_precision_files_load_as_float32(tiny_pipe, tmp_path):
         ({"width": 64.0}, TypeError, "whole number"),
         ({"window": 0}, ValueError, "window"),
         ({"layers": "sideways"}, ValueError, "sideways"),
+        ({"layers": None}, TypeError, "layers must be 'up'.*not None"),
+        ({"layers": 5}, TypeError, "layers must be 'up'.*not 5"),
+        ({"layers": []}, ValueError, "nowhere.*consistency=0"),
+        ({"layers": ""}, ValueError, "nowhere"),
+        ({"layers": ["up", ""]}, TypeError, "one is ''"),
+        ({"layers": [5]}, TypeError, "one is 5"),
+        ({"num_inference_steps": 1001}, ValueError, "has 1000 noise levels"),
         ({"schedule": "released"}, TypeError, "SamplingSchedule"),
         ({"output_type": "jpg"}, ValueError, "jpg"),
         ({"id_images": ["x"]}, ValueError, "no identity encoder"),

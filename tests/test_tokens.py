@@ -105,6 +105,12 @@ def test_numbers_that_make_no_sense(images, length):
         expand_class_token(BY_NAME["basic_n1"]["raw_ids"], TRIGGER_ID, images, length, 0)
 
 
+@pytest.mark.parametrize("images", [1.5, True, None, "2"])
+def test_a_number_of_pictures_is_a_whole_number(images):
+    with pytest.raises(TypeError, match="must be the number of pictures"):
+        expand_class_token(BY_NAME["basic_n1"]["raw_ids"], TRIGGER_ID, images, 77, 0)
+
+
 def test_a_cut_caption_keeps_eos_and_says_what_is_lost(tokenizer):
     raw = tokenizer("a man img " + "walks " * 80 + "home", verbose=False).input_ids
     with pytest.warns(UserWarning, match="was cut to 77; lost: 'walks.*home'"):

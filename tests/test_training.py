@@ -604,9 +604,30 @@ def test_shipped_encoders_tell_every_word_from_every_other(packed):
         (["clip", "--again"], "it is for unet, identity, ip_adapter"),
         (["clip", "--peek-every", "60"], "it is for unet"),
         (["unet", "--peek-every", "0"], "more than 0 seconds"),
+        (["unet", "--device", "gpu"], "There is no device 'gpu', there are cpu"),
+        (["video", "--device", "meta"], "There is no device 'meta'"),
+        (["passages", "--rank", "0"], "at least 1"),
+        (["passages", "--lr", "nan"], "more than 0 and less than 1"),
+        (["video", "--lr", "-1"], "more than 0 and less than 1"),
+        (["video", "--cooldown", "5"], "between 0 and 1"),
+        (["video", "--size", "65"], "invalid choice"),
+        (["video", "--begin", "nowhere"], "--begin: it is nowhere and must be a folder that is there"),
+        (["video", "--mean", ".", "nowhere"], "must be a folder that is there"),
+        (["defects", "--micro", "nowhere"], "must be a folder that is there"),
+        (["clip", "--folder", __file__], "is a file. Give a folder"),
+        (["clip", "--folder", f"{__file__}/deeper"], "is a file. Give a folder"),
+        (["all", "--out", __file__], "is a file. Give a folder"),
+        (["all", "--device", "foo"], "There is no device 'foo'"),
     ],
 )
-def test_command_line_mistakes(arguments, words, capsys):
+def test_command_line_mistakes(arguments, words, capsys, monkeypatch):
+    """Told before anything is loaded, drawn or made."""
+
+    def never(*args, **kwargs):
+        raise AssertionError("begun")
+
+    for place, name in ((command, "Parts"), (command.video, "make"), (command.defects, "make")):
+        monkeypatch.setattr(place, name, never)
     with pytest.raises(SystemExit):
         command.main(arguments)
     assert words in capsys.readouterr().err

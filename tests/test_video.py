@@ -427,6 +427,10 @@ def test_a_story_becomes_a_video(pipe, ends):
         ({"eta": 2}, ValueError, "eta is 2; it must be between 0 and 1"),
         ({"prompt": ["a", "b"]}, ValueError, "2 prompts"),
         ({"prompt": [None]}, TypeError, "prompt must be a text"),
+        ({"prompt": None}, TypeError, "prompt must be a text, or a list of them, not None"),
+        ({"seed": 1.5}, TypeError, "seed must be a whole number"),
+        ({"seed": "0"}, TypeError, "seed must be a whole number"),
+        ({"seed": -1}, ValueError, "seed is -1"),
         ({"first_image": [], "last_image": [], "prompt": []}, ValueError, "0 first pictures"),
         ({"num_frames": 0}, ValueError, "num_frames is 0; it must be at least 2: the first and the last"),
         ({"num_frames": -3}, ValueError, "num_frames is -3"),
@@ -449,6 +453,20 @@ def test_a_story_becomes_a_video(pipe, ends):
 def test_bad_input_is_told_before_anything_is_drawn(pipe, ends, change, error, match):
     with pytest.raises(error, match=match):
         pipe(**{"first_image": ends[0], "last_image": ends[1], "prompt": "a bear"} | change)
+
+
+def test_pictures_of_any_mode(pipe, ends):
+    """A grey picture of 16 bits would be white if it were clipped, a transparent one black."""
+    steps = np.arange(128 * 128, dtype=np.uint16).reshape(128, 128) * 4
+    clear = Image.new("RGBA", (128, 128), (255, 0, 0, 0))
+    frames = pipe(Image.fromarray(steps), clear, num_frames=2, num_inference_steps=1).frames
+    wanted = np.repeat(np.round(steps[..., None] / 257).astype(int), 3, 2)
+    assert np.array_equal(np.asarray(frames[0], int), wanted)
+    assert np.array_equal(np.asarray(frames[1]), np.full((128, 128, 3), 255))
+    told = video.story_to_video(
+        pipe, [Image.fromarray(steps), ends[0]], ["a", "b"], 2, 1, num_inference_steps=1
+    )
+    assert same(told[0], frames[0])
 
 
 def test_two_frames_fit_any_window(pipe, ends):

@@ -4,6 +4,7 @@ import argparse
 
 import torch
 
+from ..devices import check_device
 from . import EXPERIMENTS
 from .records import load, save
 
@@ -22,6 +23,10 @@ def main(argv=None):
     a = p.parse_args(argv)
     if a.stories is not None and a.stories < 2:
         p.error(f"--stories is {a.stories}; an interval needs at least 2")
+    try:
+        check_device(a.device)
+    except ValueError as error:
+        p.error(str(error))
     for name in EXPERIMENTS if a.name == "all" else (a.name,):
         what = EXPERIMENTS[name]
         save(name, regilded(name, what) if a.golden else what.make(a.stories, a.device))

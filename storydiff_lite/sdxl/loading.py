@@ -1,6 +1,7 @@
 """How weights come into a pipeline: folders, models of the hub, single files, PhotoMaker, adapters."""
 
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -11,6 +12,8 @@ from ..weights import WeightsError
 from . import checks, photomaker
 from .advice import explained, nowhere
 
+#: the class of diffusers that reads the folders which a StoryPipeline saves
+READABLE = "StableDiffusionXLPipeline"
 #: arguments of diffusers that say where on the hub, and how
 HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 
@@ -26,10 +29,14 @@ class Loading:
     @classmethod
     def from_pretrained(cls, name, **kwargs):
         """Load a folder in the SDXL layout, a model of the hub, or a single file; see `StoryPipeline`."""
+        if not isinstance(name, (str, os.PathLike)):
+            raise TypeError(f"A model is named by a text or a path, such as 'micro', not by {name!r}.")
         path = Path(name).expanduser()
+        if not isinstance(name, str) and str(name) in weights.STORY_MODELS and not path.exists():
+            return cls.from_pretrained(str(name), **kwargs)
         if path.is_file():
             return cls.from_single_file(path, **kwargs)
-        if path.is_dir():
+        if str(name) and path.is_dir():
             checks.check_folder(path, kwargs)
             name = path
         elif not checks.HUB_ID.fullmatch(str(name)):
@@ -71,6 +78,13 @@ class Loading:
             (folder / "identity" / adapters.ABOUT).unlink(missing_ok=True)
         with adapters.without_adapters(*models):
             return super().save_pretrained(save_directory, *args, **kwargs)
+
+    def to_json_string(self):
+        """What ``model_index.json`` says: the parts are diffusers' own, and so is the class that it names, so
+        that whatever reads folders of diffusers reads one of a StoryPipeline.
+        """
+        own, theirs = (f'"_class_name": "{name}"' for name in (type(self).__name__, READABLE))
+        return super().to_json_string().replace(own, theirs)
 
     # -------------------------------------------------------------------------------------- adapters
 

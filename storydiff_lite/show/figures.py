@@ -17,6 +17,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..pictures import as_floats, as_shown
+
 #: colours that readers with a colour-vision deficiency tell apart (Okabe and Ito, 2008)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 INK, PAPER, MUTED = (44, 36, 52), (255, 255, 255), (92, 84, 100)
@@ -27,30 +29,20 @@ def to_image(picture) -> Image.Image:
 
     Parameters
     ----------
-    picture : PIL.Image.Image, array [H, W, 3] (uint8, or float in 0..1), or tensor [3, H, W] in 0..1
+    picture : PIL.Image.Image, array or tensor
+        As of `pictures.as_floats`; floats outside of 0..1, as noisy latents decode to, are clipped.
 
     Raises
     ------
     TypeError
         Something else; the message names the shape.
+    ValueError
+        Numbers of another range, such as floats in 0..255, or none (nan): all of it would be white, or black.
     """
     if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
-    if hasattr(picture, "detach"):
-        picture = picture.detach().float().cpu().numpy()
-        if picture.ndim == 3 and picture.shape[0] in (1, 3):
-            picture = picture.transpose(1, 2, 0)  # [3, H, W] -> [H, W, 3]
-    a = np.asarray(picture)
-    if a.ndim == 3 and a.shape[2] == 1:
-        a = a[..., 0]
-    if a.ndim not in (2, 3) or (a.ndim == 3 and a.shape[2] != 3):
-        raise TypeError(
-            f"This is no picture: expected a PIL image, an array [H, W, 3] or a tensor [3, H, W], got "
-            f"{type(picture).__name__} of shape {list(a.shape)}."
-        )
-    if a.dtype != np.uint8:
-        a = (np.clip(a, 0, 1) * 255).round().astype(np.uint8)
-    return Image.fromarray(a).convert("RGB")
+        return as_shown(picture)
+    x = np.clip(as_floats(picture, "This", beyond=9), 0, 1)
+    return Image.fromarray((x * 255).round().astype(np.uint8))
 
 
 def enlarge(picture, size: int) -> Image.Image:

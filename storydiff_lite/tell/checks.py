@@ -9,9 +9,9 @@ import os
 import tempfile
 from pathlib import Path
 
-import torch
 from PIL import Image, UnidentifiedImageError
 
+from ..devices import check_device
 from ..settings import DTYPES
 from ..weights import STORY_MODELS
 
@@ -114,37 +114,6 @@ def check_model(name):
             f"There is no model {name}. Give 'micro', a folder in the layout of diffusers, or the name of a "
             "model on the hub (owner/name)."
         )
-
-
-def devices():
-    """Names of the devices that are there: ``cpu``, ``cuda``, ``cuda:0``, ..."""
-    found = ["cpu"]
-    for kind in ("cuda", "xpu"):
-        module = getattr(torch, kind, None)
-        if module is not None and module.is_available():
-            found += [kind, *(f"{kind}:{i}" for i in range(module.device_count()))]
-    return found + ["mps", "mps:0"] * torch.backends.mps.is_available()
-
-
-def check_device(device):
-    """Raise ValueError unless there is such a device.
-
-    Parameters
-    ----------
-    device : str or torch.device
-    """
-    try:
-        found = str(torch.device(device))
-    except (RuntimeError, TypeError, ValueError):
-        found = ""
-    there = devices()
-    if found in there or found == "cpu:0":
-        return
-    why = " (no CUDA GPU was found)" if "cuda" in str(device) and "cuda" not in there else ""
-    raise ValueError(
-        f"There is no device {str(device)!r}, there are {', '.join(there)}{why}. Give one of them, or leave "
-        "the device out (--device on the command line)."
-    )
 
 
 def check_how(device, dtype):

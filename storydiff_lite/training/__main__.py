@@ -15,10 +15,12 @@ U-Net for the autoencoder and the encoders that are there.
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
 
+from ..devices import check_device
 from . import cards, defects, passages, video
 from .pack import pack, pack_further
 from .parts import AUTOENCODER, MORE, STEPS, Parts
@@ -43,6 +45,13 @@ def number(kind, fits, words):
 
 COUNT = {"type": number(int, lambda n: n >= 1, "at least 1")}
 SECONDS = {"type": number(float, lambda s: s > 0, "more than 0 seconds")}
+SHARE = {"type": number(float, lambda x: 0 <= x <= 1, "between 0 and 1")}
+RATE = {"type": number(float, lambda x: 0 < x < 1, "more than 0 and less than 1")}
+#: a folder that is read: told now, not after hours of drawing
+FOLDER = {
+    "type": number(str, lambda name: Path(name).is_dir(), "a folder that is there"),
+    "metavar": "FOLDER",
+}
 FLAG = {"action": "store_true"}
 LEARN = PARTS[:-2]
 TIMED = ("upscale", "unet", *MORE, "defects", "video", "passages")
@@ -63,7 +72,12 @@ OPTIONS = (
         "pixels of a picture at the end, as now by default",
         {"type": int, "choices": (64, 128)},
     ),
-    ("--size", ("video",), "pixels of a clip; the autoencoder's own by default", {"type": int}),
+    (
+        "--size",
+        ("video",),
+        "pixels of a clip; the autoencoder's own by default",
+        {"type": int, "choices": (64, 128)},
+    ),
     ("--again", ("unet", "identity", "ip_adapter", "passages"), "begin with the packed weights", FLAG),
     ("--again", ("all",), "the U-Net goes on from the packed one", FLAG),
     ("--again", ("defects",), "how many of the pictures the autoencoder draws anew", COUNT),
@@ -72,10 +86,10 @@ OPTIONS = (
         "--micro",
         ("defects",),
         "folder of a pipeline whose autoencoder is used (default: the shipped one)",
-        {},
+        FOLDER,
     ),
     ("--on", ("defects",), "begin with the shipped judge instead of with nothing", FLAG),
-    ("--rank", ("identity", "passages"), "rank of the LoRA", {"type": int}),
+    ("--rank", ("identity", "passages"), "rank of the LoRA", COUNT),
     ("--peek-every", ("unet",), "seconds between looks at agreement on validation stories", SECONDS),
     ("--no-strips", ("unet",), "no picture that holds a character twice; for a trial with a --name", FLAG),
     ("--name", OF_PIPELINE[4:-2], "another name for the checkpoint, for trials beside the real part", {}),
@@ -83,10 +97,10 @@ OPTIONS = (
     ("--variant", ("video",), "of the decoder", {"choices": video.VARIANTS}),
     ("--prepare", ("video",), "only draw and encode the clips", FLAG),
     ("--pack", ("video", "passages"), "only put the trained weights among the shipped ones", FLAG),
-    ("--mean", ("video",), "take the mean of trained folders of ours", {"nargs": "+", "metavar": "FOLDER"}),
-    ("--begin", ("video",), "folder to go on from, such as storydiff_lite/data/video", {}),
-    ("--lr", ("video", "passages"), "step size of AdamW; Muon's is 8 times as large", {"type": float}),
-    ("--cooldown", ("video",), "fraction of the run with falling step size", {"type": float}),
+    ("--mean", ("video",), "take the mean of trained folders of ours", FOLDER | {"nargs": "+"}),
+    ("--begin", ("video",), "folder to go on from, such as storydiff_lite/data/video", FOLDER),
+    ("--lr", ("video", "passages"), "step size of AdamW; Muon's is 8 times as large", RATE),
+    ("--cooldown", ("video",), "fraction of the run with falling step size", SHARE),
     ("--even", ("video",), "learn from all times alike, not more from much noise", FLAG),
     ("--from", ("all",), "the stage to begin with", {"dest": "first", "metavar": "STAGE"}),
     ("--budget", ("all",), "seconds for all that follows the U-Net; default: no limit", SECONDS),
@@ -126,6 +140,13 @@ def main(argv=None):
     p, given = parsed(argv)
     part, threads = given.pop("part"), given.pop("threads", None)
     given = {"device": "cuda" if torch.cuda.is_available() else "cpu", "folder": "checkpoints"} | given
+    try:
+        if not given.get("list"):  # which only says what another machine would run
+            check_device(given["device"])
+        for name in ("folder", "out"):
+            check_folder(f"--{name}", given.get(name))
+    except ValueError as error:
+        p.error(str(error))
     if threads:
         torch.set_num_threads(threads)
     if part == "all":
@@ -156,6 +177,17 @@ def main(argv=None):
     if processes.rank == 0:
         cards.report(part, run, heldout)
     return None
+
+
+def check_folder(option, folder):
+    """Raise ValueError where a folder could not be made and written to; now, not when there is something."""
+    if folder is None:
+        return
+    there = next(p for p in (Path(folder).absolute(), *Path(folder).absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise ValueError(f"{option} is {folder}, and {there} is a file. Give a folder.")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"{option} is {folder}, and nothing can be written to {there}. Give another folder.")
 
 
 def on_validation(device, stories=12):

@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .. import weights
-from ..show.figures import data_url, show_html
+from ..show.figures import data_url, show_html, to_image
 
 #: the fastest that a GIF plays: viewers slow down a frame of less than 2 hundredths of a second
 GIF_FPS = 50
@@ -70,7 +70,7 @@ def save_video(frames, path, fps=8, height=256, progress=True):
 
     Parameters
     ----------
-    frames : list of PIL.Image
+    frames : list of PIL.Image, arrays [H, W, 3] or tensors [3, H, W]
     path : str or Path
         Ends in .gif or .mp4.
     fps : float
@@ -95,17 +95,14 @@ def save_video(frames, path, fps=8, height=256, progress=True):
     kind = path.suffix.lower()
     if kind not in (".gif", ".mp4"):
         raise ValueError(f"A video is written as .gif or .mp4; {path.name!r} ends in neither.")
-    frames = list(frames)
+    frames = [to_image(frame) for frame in frames]
     if not frames:
         raise ValueError("There is no frame to write.")
     if len({f.size for f in frames}) > 1:
         raise ValueError("All frames of a video must have one size.")
     check_fps(fps, path)
     factor = max(1, height // frames[0].height)
-    big = [
-        f.convert("RGB").resize((f.width * factor, f.height * factor), Image.Resampling.BICUBIC)
-        for f in frames
-    ]
+    big = [f.resize((f.width * factor, f.height * factor), Image.Resampling.BICUBIC) for f in frames]
     bar = tqdm(big, desc=path.name, leave=False, disable=not progress)
     if kind == ".gif":
 

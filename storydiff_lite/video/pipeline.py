@@ -14,8 +14,9 @@ from PIL import Image
 
 from ..autoencoder import precise, to_latents, to_pixels
 from ..motion import semantic_tokens
+from ..pictures import as_shown
 from ..prompts import PromptEncoder
-from ..settings import REFINE, check_number, check_refine
+from ..settings import REFINE, check_number, check_refine, check_seed
 from .checkpoint import Loading
 from .decoder import reading_key_frames
 from .files import save_video
@@ -101,7 +102,8 @@ class TransitionPipeline(Loading, DiffusionPipeline):
         Parameters
         ----------
         first_image, last_image : PIL.Image, or lists of them
-            Of one size.  Lists give several transitions, drawn together.
+            Of any mode (`pictures.as_shown`), and of one size.  Lists give several transitions, drawn
+            together.
         prompt : str, or list of str
             What happens.
         num_frames : int
@@ -135,9 +137,11 @@ class TransitionPipeline(Loading, DiffusionPipeline):
         """
         single = not isinstance(first_image, (list, tuple))
         firsts, lasts = ([x] if single else list(x) for x in (first_image, last_image))
-        prompts = [prompt] * len(firsts) if isinstance(prompt, str) else list(prompt)
+        prompts = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt] * len(firsts)
+        firsts, lasts = _shown("first_image", firsts), _shown("last_image", lasts)
         size = self._check(firsts, lasts, prompts, num_inference_steps, guidance_scale, eta)
         self.check(*size, num_frames, window, refine, refine_steps)
+        seed = check_seed(seed)
         frames = _frames_to_draw(num_frames, window)
         ends = self._pixels(firsts + lasts).to(self._execution_device, self.vae.dtype)  # [2B, 3, H, W]
         # of a story's panels too, whose latents were known: the decoder learnt from pictures' latents
@@ -164,7 +168,7 @@ class TransitionPipeline(Loading, DiffusionPipeline):
         out = []
         for first, last, text, video in zip(firsts, lasts, prompts, x, strict=True):
             between = self.decode(video[1:-1]) if num_frames > 2 else []
-            out.append(TransitionOutput([first.convert("RGB"), *between, last.convert("RGB")], text, seed))
+            out.append(TransitionOutput([first, *between, last], text, seed))
         self.maybe_free_model_hooks()
         return out[0] if single else out
 
@@ -214,15 +218,6 @@ class TransitionPipeline(Loading, DiffusionPipeline):
             check_refine(refine, refine_steps, self._levels())
 
     def _check(self, firsts, lasts, prompts, steps, guidance, eta):
-        for name, images in (("first_image", firsts), ("last_image", lasts)):
-            for image in images:
-                if image is None:
-                    raise ValueError(
-                        f"{name} is missing: a transition needs two pictures, the one it begins with and the "
-                        "one it ends with."
-                    )
-                if not isinstance(image, Image.Image):
-                    raise TypeError(f"{name} must be a PIL picture, not a {type(image).__name__}.")
         if not firsts or len(firsts) != len(lasts) or len(prompts) != len(firsts):
             raise ValueError(
                 f"There are {len(firsts)} first pictures, {len(lasts)} last ones and {len(prompts)} prompts: "
@@ -248,8 +243,8 @@ class TransitionPipeline(Loading, DiffusionPipeline):
         return self.scheduler.config.get("num_train_timesteps", math.inf)
 
     def _pixels(self, images):
-        """PIL pictures -> [B, 3, H, W] in -1..1."""
-        arrays = np.stack([np.asarray(i.convert("RGB"), np.float32) for i in images])
+        """RGB pictures -> [B, 3, H, W] in -1..1."""
+        arrays = np.stack([np.asarray(i, np.float32) for i in images])
         return torch.from_numpy(arrays).permute(0, 3, 1, 2) / 127.5 - 1
 
     def encode_images(self, pixels):
@@ -286,6 +281,19 @@ class TransitionPipeline(Loading, DiffusionPipeline):
         """Prompts -> (states [B, T, C], pooled [B, P] or None)."""
         parts = self.text_encoder, self.text_encoder_2, self.tokenizer, self.tokenizer_2
         return PromptEncoder(*parts, device=self._execution_device)(prompts)
+
+
+def _shown(name, images):
+    """Pictures as RGB (`pictures.as_shown`); ValueError or TypeError where one is missing or is none."""
+    for image in images:
+        if image is None:
+            raise ValueError(
+                f"{name} is missing: a transition needs two pictures, the one it begins with and the one it "
+                "ends with."
+            )
+        if not isinstance(image, Image.Image):
+            raise TypeError(f"{name} must be a PIL picture, not a {type(image).__name__}.")
+    return [as_shown(image, name) for image in images]
 
 
 def _frames_to_draw(num_frames, window):
@@ -327,7 +335,7 @@ def story_to_video(pipe, images, panels, num_frames=16, hold=4, **settings):
     if getattr(pipe, "refiner", None) is not None:
         settings.setdefault("refine", REFINE)
     transitions = pipe(images[:-1], images[1:], prompts[1:], num_frames=num_frames, **settings)
-    frames = [images[0].convert("RGB")] * hold
+    frames = [transitions[0].frames[0]] * hold
     for transition in transitions:
         frames += transition.frames[1:-1] + [transition.frames[-1]] * hold
     return frames
