@@ -98,8 +98,8 @@ def consistent_self_attention(attn, frames, picks):
 
     Raises
     ------
-    ValueError
-        When there are not F picks, or ``frames`` is not [F, N, C].
+    ValueError, TypeError
+        When there are not F picks, or they are no indices of tokens, or ``frames`` is not [F, N, C].
 
     Notes
     -----
@@ -114,6 +114,7 @@ def consistent_self_attention(attn, frames, picks):
             f"There are {f} frames and picks for {len(picks)}: give one index tensor per frame "
             "(it may be empty)."
         )
+    _check_picks(picks, n)
     q, k, v = project(attn, frames)  # [F, N, C]
     if len({len(p) for p in picks}) == 1:
         picks = torch.stack([p.to(frames.device) for p in picks])  # [F, K]
@@ -123,6 +124,21 @@ def consistent_self_attention(attn, frames, picks):
         own = torch.arange(f * n, device=frames.device).view(f, n)
         index = [torch.cat([own[i], *(flat[j] for j in range(f) if j != i)]) for i in range(f)]
     return out(attn, read(attn, q, k.flatten(0, 1), v.flatten(0, 1), index))
+
+
+def _check_picks(picks, tokens):
+    """Raise TypeError or ValueError unless all are indices of so many tokens."""
+    for j, p in enumerate(picks):
+        if not isinstance(p, torch.Tensor) or p.ndim != 1 or p.dtype not in (torch.int64, torch.int32):
+            kind = f"a {p.dtype} tensor {list(p.shape)}" if isinstance(p, torch.Tensor) else type(p).__name__
+            raise TypeError(
+                f"picks[{j}] must be a LongTensor of token indices, not {kind}. Of a mask: "
+                "mask.nonzero()[:, 0]."
+            )
+        if len(p) and not 0 <= p.min() <= p.max() < tokens:
+            raise ValueError(
+                f"picks[{j}] hold {int(p.min())} to {int(p.max())}; there are {tokens} tokens, from 0 on."
+            )
 
 
 def reading_lists(picks, n, may_read=None):
@@ -225,8 +241,8 @@ def sliding_window_attention(attn, frames, window, picks):
 
     Raises
     ------
-    ValueError
-        ``window`` below 1, or picks for another number of windows.
+    ValueError, TypeError
+        ``window`` below 1, picks for another number of windows, or what are no such indices.
 
     Notes
     -----
@@ -246,6 +262,7 @@ def sliding_window_attention(attn, frames, window, picks):
     k, v, own = k.flatten(0, 1), v.flatten(0, 1), torch.arange(f * n, device=frames.device).view(f, n)
     total, count = torch.zeros_like(q), torch.zeros(f, 1, 1, dtype=q.dtype, device=q.device)
     for t, window_picks in enumerate(picks):  # t = 0 .. F - W
+        _check_picks(window_picks, (w - 1) * n)
         lists = []
         for i, pick in enumerate(window_picks):  # frame t + i
             others = torch.cat([own[:0].flatten(), *(own[t + j] for j in range(w) if j != i)])  # [(W-1) N]

@@ -10,9 +10,10 @@ nobody else:
                              reads it
 
 Within a panel of two nothing keeps them apart here but the words; `regions` says the same of the parts of a
-panel, token by token.  The
-released code keeps a bank for each character, written by panels that are drawn before the others; a panel of
-two reads both banks.
+panel, token by token.
+
+The released code keeps a bank for each character, written by panels that are drawn before the others; a panel
+of two reads both banks.
 """
 
 import torch
@@ -53,8 +54,8 @@ def check(may_read, passes, window=None):
 
     Parameters
     ----------
-    may_read : bool Tensor [S, F, F], or [S, F, P, F, P]
-        Of panels, or of their regions.
+    may_read : bool Tensor [S, F, P, F, P]
+        Character by character, as of `regions.Regions`.
     passes : list of Pass
     window : int, optional
         Of windows inside the layers, which do not know of characters.
@@ -66,8 +67,7 @@ def check(may_read, passes, window=None):
             "story with a cast choose long_story='passes' or 'bank', or no window."
         )
     writers = next((len(p.panels) for p in passes if p.role == "write"), panels)
-    readers = may_read.unsqueeze(2) if may_read.ndim == 3 else may_read.any(4)  # [S, F, P, F]
-    for story in readers:
+    for story in may_read.any(4):  # [F, P, F]
         for j in range(writers, panels):
             if (story[j].any(1) & ~story[j, :, :writers].any(1)).any():
                 raise ValueError(

@@ -403,5 +403,7 @@ def _parts(prompt, trigger_word):
 def one_trigger(prompt, trigger_word, which=0):
     """The prompt with one of its trigger words alone, the first by default."""
     parts = _parts(prompt, trigger_word)
+    if len(parts) < 3:  # it has no more
+        return prompt
     before, after = parts[: which + 1], parts[which + 1 :]
     return " ".join(("".join(before) + trigger_word + "".join(after)).split())

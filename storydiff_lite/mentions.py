@@ -34,10 +34,12 @@ _NO_VERBS = set("king ring thing string wing spring duckling sibling".split())  
 _NOBODY = set("scene view landscape picture photo photograph drawing painting".split())
 _PLACES = set("in on at under near by from to into behind beside over through".split())
 _WORD = re.compile(r"[\w'’-]+")
+_NAME = re.compile(r"\[([^\[\]]*)\]")
 _INTRODUCED = re.compile(r"an? ", re.I)
 _PRONOUN = re.compile(rf"({'|'.join(PRONOUNS)})(?=\s)", re.I)
 _SHORT_IS = re.compile(rf"({'|'.join(PRONOUNS)})['’]s(?=\s)", re.I)  # "he's sleeping"
 _THE = re.compile(r"the (?=\w)", re.I)
+_LATE = re.compile(r"(?<=\s)(?:he|she)(?=\s)", re.I)  # not at the beginning; "it" may be anything there
 
 
 def phrase_of(prompt):
@@ -175,20 +177,22 @@ class Mentions:
 
     def _in_cast(self, text):
         at, unclear, said = 0, [], []
+        there = [self.key(name) for name in _NAME.findall(text)]  # nobody of these is "he" here too
         while True:
-            if m := re.match(r"\[([^\[\]]*)\]", text[at:]):
-                end = at + m.end()
+            if m := _NAME.match(text, at):
+                end = m.end()
             else:
-                who, rest, doubt = self._mention(text[at:])
+                who, rest, doubt = self._mention(text[at:], there)
                 unclear += doubt
                 if who is None:
                     break
+                there.append(who)
                 said.append(text[at : len(text) - len(rest)])
                 text, end = f"{text[:at]}[{who}]{rest}", at + len(who) + 2
             if not (joined := re.match(rf"( ({'|'.join(WORDS[3])}))? and ", text[end:], re.I)):
                 break
             at = end + joined.end()
-        names = tuple(dict.fromkeys(map(self.key, re.findall(r"\[([^\[\]]*)\]", text))))
+        names = tuple(dict.fromkeys(map(self.key, _NAME.findall(text))))
         self._named(*names)
         return Resolved(text, names, None, tuple(unclear), tuple(said))
 
@@ -197,6 +201,8 @@ class Mentions:
         if who is None:
             if phrase := phrase_of(text):
                 self._named(phrase)
+            elif self.order and not unclear and (m := _LATE.search(text)):
+                unclear = [f"{m[0]!r} is drawn as it stands: begin the panel with it, or with who it is."]
             return Resolved(text, unclear=tuple(unclear))
         self._named(who)
         short = short_form(who)
@@ -208,31 +214,38 @@ class Mentions:
                 self.order.remove(name)
             self.order.append(name)
 
-    def _mention(self, text):
-        """Who stands at the beginning of a text, or None; the rest; and what is unclear about it."""
+    def _mention(self, text, there=()):
+        """Who stands at the beginning of a text, or None; the rest; and what is unclear about it.
+
+        Nobody who is ``there``, named in the same panel.
+        """
         text = _SHORT_IS.sub(r"\1 is", text, count=1) if _SHORT_IS.match(text) else text
         if m := _PRONOUN.match(text):
-            return self._by_pronoun(m[1].lower(), text[m.end() :])
+            return self._by_pronoun(m[1].lower(), text[m.end() :], there)
         if m := _THE.match(text):
-            return self._by_noun(text, m.end())
+            return self._by_noun(text, m.end(), there)
         return None, text, []
 
-    def _by_pronoun(self, pronoun, rest):
-        if not self.order:
-            if self.cast or pronoun == "it":  # of a cast an error tells; "it is raining" may mean nobody
+    def _by_pronoun(self, pronoun, rest, there):
+        known = [name for name in self.order if name not in there]
+        if not known:
+            # of a cast where nobody is named an error tells; "it is raining" may mean nobody
+            if (self.cast and not there) or pronoun == "it":
                 return None, rest, []
-            nobody = f"'{pronoun}' is nobody: no panel before says who, such as 'a bear'. "
+            example = "'[Name]' in its place" if self.cast else "'a bear'"
+            nobody = f"'{pronoun}' is nobody: no panel before says who, such as {example}. "
             return None, rest, [nobody + "It is drawn as it stands."]
-        fitting = [n for n in self.order if self.called.get(n, pronoun) == pronoun] or self.order
+        fitting = [n for n in known if self.called.get(n, pronoun) == pronoun] or known
         who, others = fitting[-1], fitting[:-1]
         clear = not others or self.called.get(who) == pronoun
         doubt = [] if clear else [self._unclear(f"'{pronoun}'", who, others)]
         self.called[who] = pronoun
         return who, rest, doubt
 
-    def _by_noun(self, text, start):
+    def _by_noun(self, text, start, there):
         fitting = {}  # name -> where the mention ends
-        for name, phrase in (self.cast or dict.fromkeys(self.order)).items():
+        known = self.cast or dict.fromkeys(self.order)
+        for name, phrase in ((name, known[name]) for name in known if name not in there):
             words = _first_part(phrase or name)
             at = start
             while words and (m := _WORD.match(text, at)) and m[0].lower() in words:

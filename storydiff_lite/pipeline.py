@@ -128,9 +128,12 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
             kwargs = micro_parts(dtype, kwargs) | kwargs
             pipe = super().from_pretrained(folder, local_files_only=True, **kwargs)
         if name == "micro-int8":
-            for part in (pipe.unet, pipe.vae.decoder, pipe.vae.post_quant_conv):
-                round_weights(part)
-        pipe.unet.to(memory_format=torch.channels_last)  # convolutions run faster so
+            decoding = (pipe.vae.decoder, pipe.vae.post_quant_conv) if pipe.vae is not None else ()
+            for part in (pipe.unet, *decoding):
+                if part is not None:
+                    round_weights(part)
+        if pipe.unet is not None:
+            pipe.unet.to(memory_format=torch.channels_last)  # convolutions run faster so
         return pipe
 
     # ------------------------------------------------------------------------------------------ calls
@@ -322,6 +325,7 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
     @torch.no_grad()
     def _tell(self, stories, seeds, settings, *, inputs, id_images):
         """S stories of F panels each: B = S * F pictures in one batch, story by story."""
+        self._check_parts(inputs.output_type)
         size = height, width = self.picture_size(settings.height, settings.width)
         f = len(stories[0])
         inputs.check(settings, self.scheduler, self._callback_tensor_inputs)
@@ -404,6 +408,18 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
             lazy and len(plan.passes) > 1,
         )
 
+    def _check_parts(self, output_type):
+        """Raise ValueError where a part that is needed was left out when the pipeline was loaded."""
+        needed = ["unet", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"]
+        needed += ["vae"] if output_type != "latent" else []
+        if missing := [name for name in needed if getattr(self, name) is None]:
+            raise ValueError(
+                f"This pipeline was loaded without its {' and '.join(missing)}, which drawing needs. Load it "
+                "whole, or give the part: StoryPipeline(**pipe.components | {...})."
+                + " With output_type='latent' it draws without."
+                * (missing == ["vae"])
+            )
+
     def _check_numbers(self, x, names, part):
         """Raise `NotANumberError` unless all numbers of x [B, ...] are finite; one look at all of them."""
         bad = (~torch.isfinite(x).flatten(1).all(1)).tolist()
@@ -414,8 +430,8 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         raise NotANumberError(
             f"{which}: the {part} gave nan or infinite numbers in {dtype}, and there is no picture. "
             + (
-                "Its weights or what it was given (latents, a callback, a LoRA) are at fault: load the model "
-                "again, without a LoRA, and look at those."
+                "Its weights or what it was given (latents, a callback, a LoRA, guidance_scale, a scheduler) "
+                "are at fault: load the model again, without a LoRA, and look at those."
                 if dtype == "float32"
                 else "Half precision has too small a range for this model: load it with dtype=torch.float32 "
                 "(--dtype float32)."

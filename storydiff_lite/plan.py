@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from . import cast
-from .identity import IdentityReader
+from .identity import IdentityReader, one_trigger
 from .neighbours import Carried, SubjectPicks, between_ends, watched_layers
 from .portable import PortableOrder
 from .prompts import has_trigger
@@ -90,7 +90,8 @@ class StoryPlan:
             regions = Regions(stories, aspect, pipe.reading_rule, settings.apart == "isolated")
         may_read = torch.stack([cast.may_read(story, pipe.reading_rule) for story in stories])  # [S, F, F]
         if sharing and any(panel.characters for panel in panels):
-            cast.check(may_read if regions is None else regions.may_read, through, in_layers)
+            each = regions or Regions(stories, aspect, pipe.reading_rule)  # character by character
+            cast.check(each.may_read, through, in_layers)
 
         identity_prompts, texts, kind = [], None, pipe.attention_plan
         for story, images in zip(stories, id_images, strict=True):
@@ -126,7 +127,8 @@ def word_tokens(pipe, panels, identity_prompts):
     for j, prompt in enumerate(identity_prompts):
         if prompt is None:
             continue
-        pictures, text = int(prompt.class_tokens_mask.sum()), [panels[j].prompt]
+        pictures = int(prompt.class_tokens_mask.sum())
+        text = [one_trigger(panels[j].prompt, trigger)]
         words[j] = between_ends(pipe.prompts.text_only_ids(text, trigger)[:, 0], end)[0]
         ids, _ = pipe.prompts.class_token_ids(text, pictures, trigger)
         later[j] = between_ends(ids[:, 0], end)[0]

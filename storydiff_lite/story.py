@@ -16,9 +16,10 @@ stands after it is printed under the panel; nothing is printed where nothing sta
 
 A panel may begin with "the bear", "he", "she" or "it" for somebody who was named before (`mentions`).
 
-A story need not have a cast; then the panels are prompts, as they are. A paragraph (lines without ``#``, of
-which at least one holds the end of a sentence and the beginning of another) becomes one panel a sentence, and
-the sentences its captions.
+A story need not have a cast; then the panels are prompts, as they are. A list (``1.``, ``2.``, ... or ``-``
+before each panel) is read without its marks. A paragraph (lines without ``#``, of which at least one holds
+the end of a sentence and the beginning of another) becomes one panel a sentence, and the sentences its
+captions.
 """
 
 from __future__ import annotations
@@ -187,6 +188,7 @@ _AFTER_NC = re.compile(r"(?:[:：]\s*|[–—-]\s+)+")  # "[NC]: the sea"; but "
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _PLACE = re.compile(r"(\[[^\[\]]*\])\s+(left|middle|right)\b,?")  # "[Bo] left, waving"
 _OPPOSITE = {"left": "right", "right": "left", "middle": "right"}
+_LIST_MARK = re.compile(rf"[\s{_UNSEEN}]*(?:(\d+)[.)]|([-*•]))\s+")  # "1. a bear reads", "- a bear reads"
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _UNSPACED = re.compile("[\u0e00-\u109f\u1780-\u17ff]")  # Thai to Burmese, Khmer: scripts without spaces
 
@@ -227,6 +229,21 @@ def _spaced(prompt):
     return out
 
 
+def _without_list_marks(lines):
+    """Lines (offset, line) without "1.", "2.", ..., or "-" before each, as a list of panels may come."""
+    panels = [line for _, line in lines if line.strip()]
+    marks = [_LIST_MARK.match(line) for line in panels]
+    kinds = {m and m[2] for m in marks}
+    counted = all(m and m[1] == str(i) for i, m in enumerate(marks, 1))
+    if len(panels) < 2 or not (counted or (len(kinds) == 1 and kinds < {*"-*•"})):
+        return lines
+    found = []
+    for start, line in lines:
+        skip = m.end() if (m := _LIST_MARK.match(line)) else 0
+        found.append((start + skip, line[skip:]))
+    return found
+
+
 def _name(text):
     """A name as it is known by, however its accents and spaces were typed."""
     return unicodedata.normalize("NFC", " ".join(re.sub(f"[{_UNSEEN}]", "", text).split()))
@@ -263,7 +280,7 @@ class _Reader:
 
     def story(self):
         self._check_characters()
-        rest = self._read_cast()
+        rest = _without_list_marks(self._read_cast())
         panels = []
         for block in self._blocks(rest):
             begin, end = block[0][0], block[-1][0] + len(block[-1][1])

@@ -271,6 +271,25 @@ def test_bad_shapes():
         ConsistentSelfAttention(plan_of(2, 0.5))(attn, x)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        (torch.ones(8, dtype=torch.bool), TypeError),
+        (torch.tensor([0.0]), TypeError),
+        ([0, 1], TypeError),
+        (torch.tensor([8]), ValueError),
+        (torch.tensor([-1]), ValueError),
+    ],
+)
+def test_picks_that_are_no_tokens_are_told(wrong, error):
+    attn, frames, right = make_attn(16, 2), torch.randn(3, 8, 16).double(), torch.tensor([0, 7])
+    assert consistent_self_attention(attn, frames, [right, right[:1], right]).shape == frames.shape
+    with pytest.raises(error, match=r"picks\[1\]"):
+        consistent_self_attention(attn, frames, [right, wrong, right])
+    with pytest.raises(error, match=r"picks\[1\]"):
+        sliding_window_attention(attn, frames, 2, [[right, right], [right, wrong]])
+
+
 def test_layers(tiny_parts):
     unet = tiny_parts["unet"]
     up, every = self_attention_layers(unet), self_attention_layers(unet, "all")

@@ -106,7 +106,7 @@ def test_sentences_too():
         "the forest at night",
         "the cat waving",
         "the red bear waving",  # he is not red
-        "here he sleeps",  # not at the beginning
+        "here it rains",  # not at the beginning
         "item by item",
         "[NC] it is raining",
         "hers is the sea",
@@ -115,6 +115,23 @@ def test_sentences_too():
 def test_what_is_no_mention_stays_as_it_is(line):
     panels, said = told(f"{FREE}\n{line}")
     assert panels[1].prompt == line.removeprefix("[NC] ") and panels[1].carried is None and not said
+
+
+def test_a_pronoun_that_comes_late_is_drawn_as_it_stands_and_that_is_said():
+    panels, said = told(f"{FREE}\nhere he sleeps\na cat says he sleeps")
+    assert panels[1] == Panel("here he sleeps")
+    assert len(said) == 1 and said[0].startswith("Line 2, column 1 of the story: 'he' is drawn as it stands")
+
+
+def test_who_is_named_in_a_panel_is_not_he_there():
+    cast = "[Bo] a bear\n[Mia] a cat\n\n[Bo] reads\n[Mia] walks\n"
+    panels, said = told(f"{cast}he left and [Mia] right wave\nhe and she sit\nthe cat and [Mia] run")
+    assert panels[2].characters == ("Bo", "Mia") and panels[2].prompt == "a bear and a cat wave"
+    assert set(panels[3].characters) == {"Bo", "Mia"}  # he and she are two
+    assert panels[4].characters == ("Mia",) and panels[4].prompt == "the cat and a cat run"
+    assert len(said) == 1 and "line 7" in said[0].lower() and "may be" in said[0]
+    _, said = told("[Bo] a bear\n\n[Bo] and he wave")
+    assert len(said) == 1 and "'he' is nobody" in said[0]
 
 
 def test_where_nothing_is_to_carry_the_short_form_alone_stands_there():

@@ -752,3 +752,14 @@ def test_identity_encoder_of_another_model_is_told(tiny_pipe, tmp_path):
     ).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="24 numbers and this U-Net reads 32"):
         tiny_pipe.load_identity(tmp_path)
+
+
+def test_a_part_that_was_left_out_is_told_and_latents_need_no_decoder(tmp_path):
+    pipe = StoryPipeline.from_pretrained("micro", vae=None)
+    call = {"num_inference_steps": 1, "consistency": 0}
+    with pytest.raises(ValueError, match="without its vae, .* output_type='latent' it draws without"):
+        pipe(["a bear"], **call)
+    assert pipe(["a bear"], **call, output_type="latent").images.shape[:2] == (1, 4)
+    pipe = StoryPipeline.from_pretrained("micro", unet=None)
+    with pytest.raises(ValueError, match="without its unet"):
+        pipe(["a bear"], **call)

@@ -264,6 +264,14 @@ def test_what_cannot_be_drawn_is_refused_before_anything_is(tiny_pipe):
         draw(tiny_pipe, late, window=2, long_story="bank")
 
 
+@pytest.mark.parametrize("apart", ["words", "regions"])
+def test_a_bank_that_lacks_one_of_two_is_told(tiny_pipe, apart):
+    """Bo alone writes the bank: Mia, who is in panels 2 and 3, could not be kept the same."""
+    late = "[A] a bear\n[B] a cat\n\n[A] reads\n[B] walks\n[A] and [B] wave"
+    with pytest.raises(ValueError, match="Panel 2 shows somebody who is in none of the first 1 panels"):
+        draw(tiny_pipe, late, window=1, long_story="bank", apart=apart)
+
+
 def test_places_in_a_story_text():
     cast = "[Bo] a bear\n[Mia] a cat\n[Pip] a rabbit\n\n"
     with pytest.warns(UserWarning, match="has no place"):

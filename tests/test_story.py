@@ -30,6 +30,26 @@ def test_empty_story(text):
         as_panels(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "prompts"),
+    [
+        ("1. a bear reads\n2. a bear sleeps # Night.", ["a bear reads", "a bear sleeps"]),
+        ("1) a bear reads\n\n2) a bear sleeps", ["a bear reads", "a bear sleeps"]),
+        ("- a bear reads\n- a bear sleeps", ["a bear reads", "a bear sleeps"]),
+        ("[A] a bear\n\n• [A] reads\n• [NC] the sea", ["a bear reads", "the sea"]),
+        ("- a bear", ["- a bear"]),  # one is no list
+        ("2 bears wave\n3 cats sit", ["2 bears wave", "3 cats sit"]),
+        ("2. a bear\n3. a cat", ["2. a bear", "3. a cat"]),  # it does not count from 1
+        ("- a bear reads\na cat", ["- a bear reads", "a cat"]),
+    ],
+)
+def test_a_list_is_read_without_its_marks(text, prompts):
+    story = parse(text)
+    assert [panel.prompt for panel in story.panels] == prompts and parse(story.text) == story
+    with pytest.raises(StoryError, match="Line 2, column 4 of the story: .*Nobody"):
+        parse("1. a bear reads\n2. [Nobody] sits")
+
+
 def test_caption_without_prompt():
     with pytest.raises(ValueError, match="Line 2, column 1 .*'# alone'"):
         as_panels("a bear\n# alone")

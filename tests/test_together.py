@@ -97,6 +97,16 @@ CASES = {
         },
         {"recorder": NO_LIST, "resume": NO_MASK},
     ),
+    "subject, pictures of both": (
+        (BOTH, {"Bo": [RED], "Mia": [BLUE]}),
+        {"picks": "subject", "start_merge_step": 1},
+        {"resume": NO_MASK},
+    ),
+    "subject, regions, pictures of both": (
+        (BOTH, {"Bo": [RED], "Mia": [BLUE]}),
+        {"picks": "subject", "apart": "regions"},
+        {"recorder": NO_LIST, "resume": NO_MASK},
+    ),
     "portable, bank, negatives, nobody": (
         (PLAIN, None),
         {"generator": "portable", "window": 2, "long_story": "bank", "negative_prompt": NEGATIVES},
