@@ -74,7 +74,8 @@ def denoise(
             if i == max(merge, first) and any(conditioning.identity_prompts):
                 conditioning = conditioning.reading(identity=True)
                 use_lora(pipe.unet, True)
-            x, scales = scheduler.scale_model_input(latents, t), (pipe.guidance_scale, pipe.guidance_rescale)
+            x = scheduler.scale_model_input(latents, t)
+            scales = pipe.guidance_scale, pipe.guidance_rescale
             pred = predict(pipe.unet, x, t, conditioning, plan, i, passes, *scales)  # [B, 4, h, w]
             latents = scheduler.step(pred, t, latents, **step_arguments, return_dict=False)[0].to(
                 latents.dtype

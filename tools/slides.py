@@ -1,9 +1,10 @@
 """Slides of every chapter, made from the chapters as committed: `slides.py [FOLDER] [--chapter 00 ...]`.
 
 No cell is marked for it; rules choose what is shown. Each section gives a slide with its heading, how it
-begins and its equations, a slide for each of its pictures and short tables, and, where a heading names the
-code, what of it fits on a screen. A quiz is a slide whose answers unfold. Exercises, appendices, and the
-sections of `SKIPPED`, are left out. `slides/notes.md` has notes for the speaker, for a section by its
+begins (with the list that this announces) and its equations, a slide for each of its pictures, listings and
+short tables, and, where a heading names the code, what of it fits on a screen. A quiz is a slide whose
+answers unfold; what is live on the site is named. Exercises, appendices, and the sections of `SKIPPED`, are
+left out. `slides/notes.md` has notes for the speaker, for a section by its
 heading: what to ask, and what to point at. nbconvert makes the pages; everything that they load lies beside
 them, so they work from a folder, with no network.
 """
@@ -34,6 +35,7 @@ SKIPPED = ("Exercises", "Further reading", "When something is wrong")
 WORDS = 60  # of a section's beginning
 ROWS, COLUMNS = 18, 118  # of a printed table
 CELLS = 10  # lines of a Markdown table
+NUMBERS = 16  # rows of a table of numbers
 ITEMS, ITEM = 7, 25  # of a list, and words of each
 WIDTH, HEIGHT = 1080, 590  # pixels that a listing may take of a slide of 1120 x 700
 SMALL, LARGE = 15, 24  # pixels of its letters
@@ -41,10 +43,14 @@ SMALL, LARGE = 15, 24  # pixels of its letters
 HEADING = re.compile(r"^(#{1,3}) (.+)$", re.M)
 EQUATION = re.compile(r"^\$\$.*?\$\$$", re.M | re.S)
 DIRECTIVE = re.compile(r"^(`{3,}|:{3,})\{.*?^\1[ \t]*$", re.M | re.S)
-LISTING = re.compile(r"^(`{3,}|~{3,})\w*\n.*?^\1[ \t]*$", re.M | re.S)
+LISTING = re.compile(r"^(`{3,}|~{3,})(\w*)\n(.*?)\n\1[ \t]*$", re.M | re.S)
+ITEMIZED = re.compile(r"^(?:-|\d+\.) (.*?)(?=^(?:-|\d+\.) |\Z)", re.M | re.S)
 LEARN = re.compile(r"\*\*You will learn\*\* (.*?)(?=^- |^```)", re.M | re.S)
-CODE = re.compile(r"^The code\b|on one screen$")
+CODE = re.compile(r"^The code\b|on one screen$|from scratch$")
 FIGURE = re.compile(r"<figure>.*?</figure>", re.S)
+TABLE = re.compile(r'<table class="numbers".*?</table>', re.S)
+MACHINE, WIDGET = "```{story-machine}", "storydiff_lite.show.widgets."
+LIVE = "*Show it live: open this section on the site of the book.*"
 
 
 def plain(text: str) -> str:
@@ -55,7 +61,7 @@ def plain(text: str) -> str:
     text = re.sub(r"\s*\(\{cite\}`[^`]*`\)|\{cite\}`[^`]*`,? ?", "", text)
     text = re.sub(r"\{[a-z]+\}`([^`<]+?)(?: *<[^>]*>)?`", r"\1", text)
     text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text)
-    return re.sub(r" +([.,;:)])", r"\1", text).strip()
+    return re.sub(r"\n? +([.,;:)])", r"\1", text).strip()
 
 
 def beginning(text: str, words: int = WORDS) -> str:
@@ -74,9 +80,17 @@ def blocks(text: str) -> list[str]:
     parts = [p for p in re.split(r"\n\s*\n", EQUATION.sub("\n\n", text)) if p.strip()]
     tables = [p for p in parts if p.lstrip().startswith("|") and p.count("\n") < CELLS]
     prose = [p for p in parts if not re.match(r"\s*([|>-]|\*\s|\d+\.|```)", p)]
-    shown = [beginning(p) for p in prose[:1]] + tables[:1] + shown
-    items = re.findall(r"^- (.*?)(?=^- |\Z)", text, re.M | re.S)
-    return shown or ["\n".join(f"- {beginning(item, ITEM)}" for item in items[:ITEMS])] * bool(items)
+    begins = [beginning(p) for p in prose[:1]]
+    after = parts[parts.index(prose[0]) + 1 :] if begins else parts
+    announced = begins and begins[0].endswith(":") and after and ITEMIZED.match(after[0].lstrip())
+    shown = begins + (items(after[0]) if announced else []) + tables[:1] + shown
+    return shown or items(text)
+
+
+def items(text: str) -> list[str]:
+    """How each item of a list begins, as one list; nothing where there is none."""
+    found = [beginning(item, ITEM) for item in ITEMIZED.findall(text)[:ITEMS]]
+    return ["\n".join(f"- {item}" for item in found)] * bool(found)
 
 
 def speaker_notes() -> dict[str, dict[str, str]]:
@@ -135,15 +149,25 @@ class Deck:
             if not self.skipping:
                 self.more(quizzes.as_markdown(quizzes.find(asked[1])))
             return
-        pieces = HEADING.split(LISTING.sub("", cell.source))  # a comment in a listing is no heading
-        rest = plain(pieces[0])
+        # a comment in a listing is no heading: listings stand aside while headings are looked for
+        kept = {f"@listing-{k}@": m for k, m in enumerate(LISTING.finditer(cell.source))}
+        names = iter(kept)
+        pieces = HEADING.split(LISTING.sub(lambda _: next(names), cell.source))
         if not self.skipping:
-            for equation in EQUATION.findall(rest):
-                self.more(equation)
+            if equations := EQUATION.findall(plain(pieces[0])):
+                self.more("\n\n".join(equations))
+            self.listings(pieces[0], kept)
         for level, heading, body in zip(pieces[1::3], pieces[2::3], pieces[3::3], strict=True):
-            self.head(level, plain(heading), body)
+            self.head(level, plain(heading), body, kept)
 
-    def head(self, level: str, heading: str, body: str) -> None:
+    def listings(self, text: str, kept: dict) -> None:
+        """Those of a text that fit on a slide."""
+        for name in re.findall(r"@listing-\d+@", text):
+            language, code = kept[name][2] or "text", kept[name][3]
+            if code.count("\n") < SCREEN and max(map(len, code.split("\n"))) <= COLUMNS:
+                self.listing(language, code)
+
+    def head(self, level: str, heading: str, body: str, kept: dict) -> None:
         if level == "#":
             self.title = self.section = heading
             learn = LEARN.search(body)
@@ -156,20 +180,39 @@ class Deck:
         if self.skipping:
             return
         self.begun = False
-        shown = [plain(body)] if heading == "Takeaways" else blocks(plain(body))
+        text = re.sub(r"^@listing-\d+@$", "", body, flags=re.M)
+        shown = [plain(text)] if heading == "Takeaways" else blocks(plain(text))
+        shown += [LIVE] * (MACHINE in body)
+        if body.lstrip().startswith("@listing-"):  # the section is about it
+            self.listings(body, kept)
         if shown:
             self.more("\n\n".join(shown))
+        if not body.lstrip().startswith("@listing-"):
+            self.listings(body, kept)
+
+    def live(self) -> None:
+        """Say below the last slide's text that what stands here moves."""
+        shown = [c for c in self.cells if c.metadata.slideshow.slide_type != "notes"]
+        if LIVE not in shown[-1].source:
+            shown[-1].source += f"\n\n{LIVE}"
 
     def run(self, cell) -> None:
-        """Pictures and short tables that a code cell gave, and the code of a screen."""
+        """Pictures and short tables that a code cell gave, the code of a screen, and what is live."""
         if self.skipping or not self.title:
             return
         hidden = FOLDED & set(chapters.tags(cell))
         if self.code and not hidden and cell.source.count("\n") < SCREEN:
             self.listing("python", cell.source)
         for out in cell.get("outputs", []):
-            for figure in FIGURE.findall(str(out.get("data", {}).get("text/html", ""))):
+            data = out.get("data", {})
+            if WIDGET in str(data.get("text/plain", "")):
+                self.live()
+            page = str(data.get("text/html", ""))
+            for figure in FIGURE.findall(page):
                 self.more(" ".join(figure.split()))  # an empty line would end it
+            for table in TABLE.findall(page):
+                if table.count("<tr>") <= NUMBERS:
+                    self.more(" ".join(table.split()))
         printed = "".join(o.text for o in cell.outputs if o.output_type == "stream").rstrip()
         lines = printed.split("\n")
         if hidden and 1 < len(lines) <= ROWS and max(map(len, lines)) <= COLUMNS:
