@@ -73,6 +73,17 @@ def test_figure_is_drawn_small_and_closed():
     assert any(near(c, (0, 0x72, 0xB2)) for c in colours), "the line is not in the picture"
 
 
+def test_a_figure_with_pictures_keeps_their_colours():
+    import matplotlib.pyplot as plt
+
+    ramp = np.linspace(0, 1, 256).reshape(16, 16)
+    for pictures, kind in (([ramp], "png"), ([ramp, ramp], "webp"), ([BLUE], "webp")):
+        fig, ax = plt.subplots(figsize=(2, 2))
+        for picture in pictures:
+            ax.imshow(picture, alpha=0.5)
+        assert decode(figures.figure_html(fig, "a map"))[0] == kind
+
+
 def test_strip_puts_panels_in_order_and_letters_them():
     plain = figures.strip([RED, BLUE], size=100, gap=4)
     assert plain.size == (2 * 104 + 4, 108)

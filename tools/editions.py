@@ -1,7 +1,7 @@
 """Editions for teaching, made from the chapters: `editions.py FOLDER [--course]`.
 
 Student edition: answers become stubs; hidden tests, outputs, and all that stands between {solution-start} and
-{solution-end} besides the stub and its check are dropped.
+{solution-end} besides the stub and its check are dropped. Both editions are plain Markdown, for JupyterLab.
 Graded edition (--course): an nbgrader course whose source is the chapters, with its release version made.
 Each check is followed by hidden tests, which import the checkers afresh from a file of the course
 (answers/grade.py).
@@ -12,6 +12,7 @@ What somebody has worked in is never overwritten: it is kept beside, under a nam
 import argparse
 import ast
 import filecmp
+import re
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,7 @@ def clear(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
     stub = {"python": "# your code here\nraise NotImplementedError()"}
     for step in (ClearSolutions(code_stub=stub), ClearHiddenTests(), ClearOutput()):
         nb, _ = step.preprocess(nb, {})
+    for_jupyterlab(nb)
     nb.cells = [c for c in nb.cells if c.source.strip()]  # a cell of hidden tests alone
     nb.metadata = {k: nb.metadata[k] for k in ("kernelspec", "language_info") if k in nb.metadata}
     return nb
@@ -85,6 +87,28 @@ def name_machines(nb) -> None:
     for cell in nb.cells:
         if cell.cell_type == "markdown":
             cell.source = machines.FENCE.sub(machines.IN_NOTEBOOKS, cell.source)
+
+
+EXERCISE = re.compile(r"^(`{3,}|:{3,})\{exercise\} ([^\n]+)\n(?::\w+:[^\n]*\n)*(.*?)^\1[ \t]*$", re.M | re.S)
+BOX = re.compile(r"^(`{3,}|:{3,})\{admonition\} ([^\n]+)\n(?::\w+:[^\n]*\n)*(.*?)^\1[ \t]*$", re.M | re.S)
+CITED = re.compile(r"\s*\(\{cite\}`[^`]*`\)|\s?\{cite\}`[^`]*`,?")
+TERM = re.compile(r"\{term\}`([^`<]+?)(?: *<[^>]*>)?`")
+LABEL = re.compile(r"^\([\w-]+\)=\n", re.M)
+CHAPTER = re.compile(r"\]\((\d\d-[\w-]+)(#[\w-]+)?\)")
+
+
+def for_jupyterlab(nb) -> None:
+    """Say in plain Markdown what the site's directives and roles say: JupyterLab shows those as code."""
+
+    def quoted(m):
+        return "\n".join(f"> {line}".rstrip() for line in [f"**{m[2]}**", "", *m[3].rstrip().split("\n")])
+
+    for cell in nb.cells:
+        if cell.cell_type == "markdown":
+            text = EXERCISE.sub(lambda m: f"### Exercise: {m[2]}\n\n{m[3].strip()}", cell.source)
+            text = LABEL.sub("", BOX.sub(quoted, text))
+            text = TERM.sub(r"\1", CITED.sub("", text)).replace("(, ", "(").replace("( ", "(")
+            cell.source = CHAPTER.sub(lambda m: f"]({m[1]}.ipynb{m[2] or ''})", text)
 
 
 def split_checks(nb) -> None:
@@ -175,6 +199,7 @@ def make_course(folder: Path) -> None:
         split_checks(nb)
         chapters.mark_exercises(nb)
         check_again(nb, hidden)
+        for_jupyterlab(nb)
         place = folder / "source" / path.stem
         write_source(nb, place / path.name)
         names.append(path.stem)

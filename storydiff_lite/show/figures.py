@@ -141,18 +141,26 @@ def table_html(head, rows, caption=None) -> str:
 def data_url(picture, quality: int = 88) -> tuple[str, tuple[int, int]]:
     """A picture as a ``data:`` address, and its width and height.
 
-    Figures become PNG of at most 100 dpi with few colours, pictures WebP (a tenth of PNG's size).
+    Figures become PNG of at most 100 dpi with few colours; pictures, and figures that hold some, WebP (a
+    tenth of PNG's size).
     """
     out = io.BytesIO()
     if hasattr(picture, "savefig"):
         picture.savefig(out, format="png", dpi=min(100, picture.dpi), facecolor="white", bbox_inches="tight")
         import matplotlib.pyplot as plt
 
+        # in colours, or with a map painted over them
+        inside = [[i.get_array().ndim for i in ax.images] for ax in picture.axes]
+        holds_pictures = any(len(some) > 1 or 3 in some for some in inside)
         plt.close(picture)
         image = Image.open(io.BytesIO(out.getvalue())).convert("RGB")
         out = io.BytesIO()
-        image.quantize(192, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
-        kind = "png"
+        if holds_pictures:  # few colours would make steps in them
+            image.save(out, "WEBP", quality=quality, method=6)
+            kind = "webp"
+        else:
+            image.quantize(192, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+            kind = "png"
     else:
         image = strip(picture) if isinstance(picture, (list, tuple)) else to_image(picture)
         if image.height < 128:

@@ -19,6 +19,7 @@ import pytest
 import torch
 from answers import grade
 from chapters import BEGIN, END
+from nbformat.v4 import new_markdown_cell, new_notebook
 from test_chapters import each_chapter, good
 
 from storydiff_lite import exercises
@@ -58,11 +59,34 @@ def test_no_answers_in_student_edition(path):
 def test_student_edition_keeps_the_questions(path):
     nb = chapters.read(path)
     cleared = editions.clear(nb)
-    for kind in ("exercise",):
-        count = [sum(kind in chapters.fences(c) for c in n.cells) for n in (nb, cleared)]
-        assert count[0] == count[1]
+    asked = re.findall(r"^```\{exercise\} (.+)$", all_text(nb), re.M)
+    assert re.findall(r"^### Exercise: (.+)$", all_text(cleared), re.M) == asked and asked
     assert [n for c in nb.cells for n in chapters.checks(c)] == [
         n for c in cleared.cells for n in chapters.checks(c)
+    ]
+
+
+@each_chapter
+def test_student_edition_is_plain_markdown(path):
+    """JupyterLab shows what only the site knows as code, and follows links to files alone."""
+    for cell in editions.clear(chapters.read(path)).cells:
+        if cell.cell_type == "markdown":
+            text = re.sub(r"\$\$.*?\$\$|\$[^$]*\$|`[^`\n]*`", "x", cell.source, flags=re.S)
+            assert not re.search(r"\{(exercise|admonition|cite|term|quiz|story-machine)\}", text)
+            assert not re.search(r"^\([\w-]+\)=$|^:{3}|\]\(\d\d-[\w-]+\)|\( |\(,| ,", text, re.M)
+
+
+def test_directives_become_plain_markdown():
+    box = "```{admonition} In this chapter\n- **Time**: 30 s\n\nMore.\n```"
+    ask = "```{exercise} Twice\n:label: ex-twice\n*Write · easy · 5 min · 1 point*\n\nWrite it.\n```"
+    said = "(here)=\n## A\n\nIt {cite}`a` is ({cite}`b`, equation 1; $d$ is wide) a {term}`mass`, "
+    said += "see [05](05-five)."
+    nb = new_notebook(cells=[new_markdown_cell(t) for t in (box, ask, said)])
+    editions.for_jupyterlab(nb)
+    assert [c.source for c in nb.cells] == [
+        "> **In this chapter**\n>\n> - **Time**: 30 s\n>\n> More.",
+        "### Exercise: Twice\n\n*Write · easy · 5 min · 1 point*\n\nWrite it.",
+        "## A\n\nIt is (equation 1; $d$ is wide) a mass, see [05](05-five.ipynb).",
     ]
 
 
@@ -200,7 +224,7 @@ def test_explanations_of_answers_are_dropped():
     text = all_text(editions.clear(nb))
     assert "adding it to itself" not in text
     assert "def twice(x):\n    # your code here\n    raise NotImplementedError()" in text
-    assert "{exercise} Twice" in text and 'exercises.check("twice", twice)' in text
+    assert "### Exercise: Twice" in text and 'exercises.check("twice", twice)' in text
     assert "adding it to itself" in all_text(nb), "the chapter itself must stay as it was"
 
 
