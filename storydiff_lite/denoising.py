@@ -76,7 +76,8 @@ def denoise(
                 use_lora(pipe.unet, True)
             x = scheduler.scale_model_input(latents, t)
             scales = pipe.guidance_scale, pipe.guidance_rescale
-            pred = predict(pipe.unet, x, t, conditioning, plan, i, passes, *scales)  # [B, 4, h, w]
+            # [B, 4, h, w]
+            pred = predict(pipe.unet, x, t, conditioning, plan, i, passes, *scales)
             latents = scheduler.step(pred, t, latents, **step_arguments, return_dict=False)[0].to(
                 latents.dtype
             )
