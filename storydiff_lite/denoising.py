@@ -78,10 +78,9 @@ def denoise(
             scales = pipe.guidance_scale, pipe.guidance_rescale
             # [B, 4, h, w]
             pred = predict(pipe.unet, x, t, conditioning, plan, i, passes, *scales)
-            latents = scheduler.step(pred, t, latents, **step_arguments, return_dict=False)[0].to(
-                latents.dtype
-            )
-            del x, pred  # not beside the next step's
+            after = scheduler.step(pred, t, latents, **step_arguments, return_dict=False)[0]
+            latents = after.to(latents.dtype)
+            del x, pred, after  # not beside the next step's
             if callback is not None:
                 latents, conditioning = _call_back(
                     pipe, callback, callback_inputs, i, t, latents, conditioning
