@@ -34,7 +34,6 @@ in the browser; without the repository run `jupyter lab` here.
 KEY = chapters.ROOT / "tools" / "answers" / "course-test.md"
 COURSE_CONFIG = """c = get_config()  # noqa: F821  (nbgrader provides it)
 c.CourseDirectory.course_id = "storydiffusion-taken-apart"
-c.CourseDirectory.db_assignments = []
 c.ClearSolutions.code_stub = {"python": "# your code here\\nraise NotImplementedError()"}
 c.ExecutePreprocessor.timeout = 600
 c.Execute.timeout = 600
