@@ -94,9 +94,8 @@ function pickLists(id, world, label, add, names) {
   button.addEventListener("click", () =>
     add(nobody() ? `[NC] an empty scene ${scene.value()}` : `${who.value()} ${action.value()} ${scene.value()}`),
   );
-  offer();
-  who.input.addEventListener("focus", offer);
-  return element("details", { class: "sm-pick" },
+  const row = element("details", { class: "sm-pick" },
     element("summary", {}, "Pick a panel from lists"),
     element("div", { class: "sm-fields" }, who.row, action.row, scene.row, button));
+  return { row, offer };
 }

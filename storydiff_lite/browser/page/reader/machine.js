@@ -11,16 +11,19 @@ function build(root) {
   // --- the story
   const text = element("textarea", { id: `${id}-text`, rows: 5, maxlength: 2000, spellcheck: "false", "aria-describedby": `${id}-hint ${id}-error` });
   const examples = select(`${id}-example`, "Take a story", Object.keys(EXAMPLES).map((name) => [name, name]), view.story);
-  const hint = element("p", { class: "sm-hint", id: `${id}-hint` },
-    view.film
-      ? "In words of the book's world; the lists below have the most useful ones."
-      : "One panel a line, at most eight, in words of the book's world. What follows # is the caption. [NC] before a line: nobody of the story is in that panel. Several characters get names: first a line such as [Bo] a bear for each, then an empty line; in the panels write [Bo], or [Bo] left and [Mia] right for two in one panel.");
+  const hints = view.film
+    ? ["In words of the book's world; the lists below have the most useful ones."]
+    : [
+        "One panel a line, at most eight, in words of the book's world. What follows # is the caption. [NC] before a line: nobody of the story is in that panel.",
+        "Several characters have names: begin with a line for each, such as [Bo] a bear, then an empty line. In a panel write [Bo], or for two [Bo] left and [Mia] right.",
+      ];
+  const hint = element("p", { class: "sm-hint", id: `${id}-hint` }, ...hints.map((line) => element("span", {}, line)));
   const error = element("p", { class: "sm-error", id: `${id}-error`, role: "alert" });
   const write = (story) => {
     text.value = story;
     text.rows = Math.min(9, Math.max(2, story.split("\n").length + (view.film ? 0 : 1)));
     complain(null);
-    noticeTwo();
+    follow();
   };
   const lists = pickLists(`${id}-pick`, settings.world, view.film ? "Draw this" : "Add this panel", (line) => {
     if (view.film) return void (write(line), run([{}], null));
@@ -53,7 +56,7 @@ function build(root) {
   root.setAttribute("aria-label", view.name);
   const form = element("div", { class: "sm-form" },
     element("label", { for: text.id, class: "sm-label" }, view.film ? "What is drawn" : "The story"), text, error, hint,
-    element("div", { class: "sm-fields" }, ...(view.film ? [] : [examples.row]), lists),
+    element("div", { class: "sm-fields" }, ...(view.film ? [] : [examples.row]), lists.row),
     element("div", { class: "sm-fields" }, ...Object.values(controls).map((c) => c.row)),
     element("div", { class: "sm-buttons" }, drawButton, bothButton, cancelButton, saveButton, largeButton));
   root.replaceChildren(form, element("div", { class: "sm-results" }, progress, said, rows, ...(maps ? [maps.box] : [])));
@@ -71,8 +74,9 @@ function build(root) {
     const names = text.value.trimStart().split(/\n\s*\n/)[0].matchAll(/^\s*\[([^[\]#]+)\][^[\]#]*$/gm);
     return [...names].map((m) => nameOf(m[1])).filter((name) => name !== "NC");
   }
-  /** Two in one panel can be kept apart where there are two. */
-  function noticeTwo() {
+  /** Who can be picked follows the story, and whether there are two in a panel to be kept apart. */
+  function follow() {
+    lists.offer();
     if (!controls.apart) return;
     try {
       controls.apart.offer(readStory(text.value).characters.some((names) => names.length > 1));
@@ -83,11 +87,12 @@ function build(root) {
   function complain(problem) {
     error.replaceChildren(problem ? problem.message : "");
     text.toggleAttribute("aria-invalid", Boolean(problem && (problem.at || problem.word)));
-    if (problem && problem.word && problem.nearest) {
-      const mend = button(`Write "${problem.nearest}"`, "sm-small");
+    if (problem && problem.word && problem.at && problem.nearest !== null) {
+      const mend = button(problem.nearest ? `Write "${problem.nearest}"` : `Leave out "${problem.word}"`, "sm-small");
       mend.addEventListener("click", () => {
         const [from, to] = problem.at;
-        write(text.value.slice(0, from) + problem.nearest + text.value.slice(to));
+        const rest = text.value.slice(to);
+        write(text.value.slice(0, from) + problem.nearest + (problem.nearest ? rest : rest.trimStart()));
         text.focus();
       });
       error.append(" ", mend);
@@ -276,7 +281,7 @@ function build(root) {
   });
   text.addEventListener("input", () => {
     if (error.textContent) complain(null);
-    noticeTwo();
+    follow();
   });
   if (controls.live) {
     const redraw = () => {

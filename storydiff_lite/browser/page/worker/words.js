@@ -29,11 +29,14 @@ function nearestWord(word, words) {
   return best;
 }
 
-/** What is wrong with the words of these prompts: null, or {panel (from 0), word, nearest}. */
+/** Words that no caption of the model has, and that say nothing to a picture: "he is walking". */
+const SPARE = new Set(["is", "are", "was", "were"]);
+
+/** What is wrong with the words of these prompts: null, or {panel (from 0), word, nearest}; nearest "": leave it out. */
 function unknownWord(prompts, words) {
   for (const [panel, prompt] of prompts.entries()) {
     for (const word of splitWords(prompt)) {
-      if (!Object.hasOwn(words, word)) return { panel, word, nearest: nearestWord(word, words) };
+      if (!Object.hasOwn(words, word)) return { panel, word, nearest: SPARE.has(word) ? "" : nearestWord(word, words) };
     }
   }
   return null;

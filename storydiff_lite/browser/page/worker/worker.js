@@ -165,7 +165,8 @@ function checked(o) {
   return { ...o, ...told, prompts, rate, steps, guidance, seed, solver, variant, sameNoise, apart, chosen };
 }
 function wordComplaint({ panel, word, nearest }) {
-  const hint = nearest ? ` Did you mean "${nearest}"?` : " Choose words from the lists.";
+  const near = nearest === null ? " Choose words from the lists." : ` Did you mean "${nearest}"?`;
+  const hint = nearest === "" ? ' Leave it out: "he walking", not "he is walking".' : near;
   return `Panel ${panel + 1}: this small model does not know the word "${word}".${hint}`;
 }
 
