@@ -20,6 +20,8 @@ from storydiff_lite.browser import export, modules, runtime, site, storage
 from storydiff_lite.cast import may_read
 from storydiff_lite.guidance import guide
 from storydiff_lite.int8 import round_weights
+from storydiff_lite.neighbours import watched_layers
+from storydiff_lite.neighbours.subject import word_share
 from storydiff_lite.pipeline import StoryPipeline
 from storydiff_lite.portable import normal, pick
 from storydiff_lite.regions import Regions, RegionTexts
@@ -211,7 +213,9 @@ def onnx_unet(sessions, inputs, lists, t, *outputs, scale=1.0):
     if not isinstance(lists, dict):
         lists = reading(lists, TOKENS)
     fixed = {"t": np.array([t], np.float32), "scale": np.array([scale], np.float32)}
-    return ask(sessions["unet"], *outputs, **{k: v.numpy() for k, v in inputs.items()}, **fixed, **lists)
+    given = {k: v.numpy() for k, v in inputs.items()}
+    given.setdefault("said", np.zeros((len(given["x"]), 77), np.float32))
+    return ask(sessions["unet"], *outputs, **given, **fixed, **lists)
 
 
 def lists_of(plan, layers, meta, chosen, halves):
@@ -269,6 +273,37 @@ def test_unet_with_regions(pipe, sessions, meta, isolated):
     everybody = lists_of(AttentionPlan.among(3, 0.5, seeds=(7,)), layers, meta, layers, 2)
     for other in (reading(lists, TOKENS, readers), everybody):  # what was compared matters
         assert np.abs(v - onnx_unet(sessions, inputs, other, 640, "v")[0]).max() > 1e-2
+
+
+@torch.no_grad()
+def test_where_words_land(pipe, sessions, meta):
+    """What picks of the subject are found by, as `neighbours.subject` sees it."""
+    inputs, found = unet_inputs(pipe, 6), []
+    said = torch.rand(6, 77, generator=torch.Generator().manual_seed(2)) < 0.3
+    watched, before = watched_layers(pipe.unet), dict(pipe.unet.attn_processors)
+
+    def looking(name):
+        def processor(attn, x, states=None, *args, **kwargs):
+            found.append(word_share(attn, x, states, said))
+            return before[name](attn, x, states, *args, **kwargs)
+
+        return processor
+
+    pipe.unet.set_attn_processor(before | {name: looking(name) for name in watched})
+    try:
+        torch_unet(pipe, inputs, 640)
+    finally:
+        pipe.unet.set_attn_processor(before)
+    lists = lists_of(AttentionPlan.among(3, 0.5), self_attention_layers(pipe.unet, "all"), meta, [], 2)
+    outputs = [f"s{i}" for i in range(len(watched))]
+    got = onnx_unet(sessions, inputs | {"said": said.float()}, lists, 640, *outputs)
+    for share, want in zip(got, found, strict=True):
+        side = int(share.shape[1] ** 0.5)
+        on_grid = torch.nn.functional.interpolate(
+            torch.from_numpy(share).view(6, 1, side, side), (16, 16), mode="bilinear"
+        )
+        np.testing.assert_allclose(on_grid.flatten(1), want, atol=1e-5)
+        assert want.std() > 0.01
 
 
 class Broken:
@@ -349,6 +384,7 @@ def page_story(pipe, sessions, meta, story, seed, steps, rate, layers, guidance=
             states=states,
             pooled=pooled,
             scale=np.ones(1, np.float32),
+            said=np.zeros((2 * f, 77), np.float32),
             **reading(lists, TOKENS),
         )
         v = guide(torch.from_numpy(v[:f]), torch.from_numpy(v[f:]), guidance)

@@ -113,6 +113,7 @@ def graphs(pipe, kept):
             "states": torch.zeros(b, ids.shape[1], pipe.unet.config.cross_attention_dim),
             "pooled": torch.zeros(b, pipe.text_encoder_2.config.projection_dim),
             "scale": torch.ones(1),
+            "said": torch.zeros(b, ids.shape[1]),
             "words": torch.zeros(b, ids.shape[1], PARTS),
             "regions": tuple(torch.zeros(b, n, PARTS) for n in sizes),
             "lists": tuple(lists),
@@ -129,6 +130,7 @@ def graphs(pipe, kept):
         dynamic["lists"] = tuple({0: rows, 1: n} for n in free)
         dynamic["answers"] = tuple({0: rows, 1: n, 2: parts} for n in free)
         outputs = ["v", *(f"q{i}" for i in number), *(f"k{i}" for i in number)]
+        outputs += [f"s{i}" for i in range(len(unet.watched))]
         yield "unet", _graph(unet, inputs, outputs, tuple(dynamic.values()), names)
     finally:
         pipe.unet.set_attn_processor(before)

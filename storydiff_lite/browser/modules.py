@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .. import world
+from ..neighbours import watched_layers
 from ..schedule import self_attention_layers
 
 #: what a caption may hold beside the world's own words
@@ -108,7 +109,7 @@ class Text(nn.Module):
 class _Call:
     """What one run of `UNet` hands to its attention layers and gets from them."""
 
-    lists, answers, regions, seen, scale, words = {}, {}, {}, {}, None, None
+    lists, answers, regions, seen, scale, words, said, shares = {}, {}, {}, {}, None, None, None, {}
 
 
 def _with(x, more):
@@ -141,16 +142,23 @@ class _Reads:
 
 
 class _Crosses:
-    """Cross-attention: each region reads those words of its row's text that it may."""
+    """Cross-attention: each region reads those words of its row's text that it may.
 
-    def __init__(self, call):
-        self.call = call
+    ``watched``: the layer's name, if the share of the words that are ``said`` is kept (`neighbours.subject`).
+    """
+
+    def __init__(self, call, watched=None):
+        self.call, self.watched = call, watched
 
     def __call__(self, attn, x, encoder_hidden_states=None, attention_mask=None, temb=None, **kwargs):
         text, heads = encoder_hidden_states, attn.heads
         q, k, v = (y.unflatten(2, (heads, -1)) for y in (attn.to_q(x), attn.to_k(text), attn.to_v(text)))
-        q = _with(q * q.shape[-1] ** -0.5, self.call.regions[x.shape[1]])
-        k = _with(k, self.call.words)
+        q = q * q.shape[-1] ** -0.5
+        if self.watched:  # of the whole text, whatever a region reads of it
+            weights = (q.transpose(1, 2) @ k.permute(0, 2, 3, 1)).softmax(-1)  # [B, heads, N, 77]
+            share = (weights * self.call.said[:, None, None]).sum(-1).mean(1)  # [B, N]
+            self.call.shares[self.watched] = share
+        q, k = _with(q, self.call.regions[x.shape[1]]), _with(k, self.call.words)
         return attn.to_out[0](attend(q, k, v.transpose(1, 2)).transpose(1, 2).flatten(2))
 
 
@@ -158,13 +166,15 @@ class UNet(nn.Module):
     """The U-Net of a pipeline, its attention as its inputs say.
 
     Inputs: latents x [B, 4, h, w], time [1], states [B, 77, D], pooled [B, P'], scale [1] (1: q k^T /
-    sqrt(d), 0: q k^T); words [B, 77, P], what each word answers to each of P regions (`_Reads`); for each
-    number of tokens N that there is, rising, regions [B, N, P], 1 where a token is in a region and else 0;
-    and for each self-attention layer int32 lists [B, L], which of all B * N tokens a row reads, and answers
-    [B, L, P] of these.  Without regions P is 0.
+    sqrt(d), 0: q k^T); said [B, 77], 1 for the words of a text and 0 for begin, end and padding; words
+    [B, 77, P], what each word answers to each of P regions (`_Reads`); for each number of tokens N that there
+    is, rising, regions [B, N, P], 1 where a token is in a region and else 0; and for each self-attention
+    layer int32 lists [B, L], which of all B * N tokens a row reads, and answers [B, L, P] of these.  Without
+    regions P is 0.
 
     Outputs: the prediction [B, 4, h, w], then q and k [B, N, C] of each self-attention layer, k before tokens
-    are gathered.
+    are gathered; and of each layer in which a subject is looked for (`neighbours.watched_layers`), how much
+    of a token's cross-attention falls on the words that are said, [B, N].
 
     Parameters
     ----------
@@ -179,20 +189,22 @@ class UNet(nn.Module):
         self.unet, self.tokens = pipe.unet, sizes
         self.layers = self_attention_layers(pipe.unet, "all")
         # torch.export copies the dicts and lists that are attributes of a module, but not those of a class
-        call = type("Call", (_Call,), {"lists": {}, "answers": {}, "regions": {}, "seen": {}})
-        processors = {name: _Crosses(call) for name in self.unet.attn_processors}
+        own = {name: {} for name in ("lists", "answers", "regions", "seen", "shares")}
+        call, self.watched = type("Call", (_Call,), own), watched_layers(pipe.unet)
+        names = {name: name if name in self.watched else None for name in self.unet.attn_processors}
+        processors = {name: _Crosses(call, watched) for name, watched in names.items()}
         self.unet.set_attn_processor(processors | {name: _Reads(call, name) for name in self.layers})
         self._call = call
         height, width = picture_size(pipe)
         picture = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
         self.register_buffer("picture", picture, persistent=False)
 
-    def forward(self, x, t, states, pooled, scale, words, regions, lists, answers):
+    def forward(self, x, t, states, pooled, scale, said, words, regions, lists, answers):
         b, call = x.shape[0], self._call
         call.lists.update(zip(self.layers, lists, strict=True))
         call.answers.update(zip(self.layers, answers, strict=True))
         call.regions.update(zip(self.tokens, regions, strict=True))
-        call.scale, call.words = scale, words
+        call.scale, call.said, call.words = scale, said, words
         v = self.unet(
             x,
             t.expand(b),
@@ -201,7 +213,8 @@ class UNet(nn.Module):
             return_dict=False,
         )[0]
         seen = [call.seen[name] for name in self.layers]
-        return v, *(q for q, _ in seen), *(k for _, k in seen)
+        shares = (call.shares[name] for name in self.watched)
+        return v, *(q for q, _ in seen), *(k for _, k in seen), *shares
 
 
 class Decoder(nn.Module):

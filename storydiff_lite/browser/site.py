@@ -21,7 +21,7 @@ PAGE = Path(__file__).parent / "page"
 #: the files of `page/`, folder by folder, in the order in which they are put together
 SCRIPTS = {
     "reader": ("elements", "examples", "mentions", "story", "png", "form", "pictures", "explorer", "machine"),
-    "worker": ("words", "random", "reading", "solvers", "pictures", "maps", "worker"),
+    "worker": ("words", "random", "reading", "subject", "solvers", "pictures", "maps", "worker"),
 }
 #: what is made from the weights, and kept; the other scripts cost nothing
 MODEL = "micro-int8"

@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import re
 import warnings
 from pathlib import Path
 
@@ -104,6 +105,12 @@ PAIR = f"""{CAST}[Bruno] walking in the forest
         (PAIR, {"apart": "isolated", "guidance": 1}, {"guidance_scale": 1.0}),
         (PAIR, {"apart": "regions", "rate": 0}, {"consistency": 0.0}),
         (f"{CAST}[Mia] and [Bruno] waving in the snow", {"apart": "isolated"}, {}),
+        (
+            PAIR,
+            {"picks": "subject", "rate": 0.25, "layers": "all", "steps": 4},
+            {"layers": "all", "consistency": 0.25},
+        ),
+        (PAIR, {"picks": "subject", "apart": "regions", "guidance": 1}, {"guidance_scale": 1.0}),
         (f"{FREE}\nthe bear waving in the snow\nthe bear sleeping on the beach", {}, {}),
     ],
     ids=[
@@ -112,17 +119,22 @@ PAIR = f"""{CAST}[Bruno] walking in the forest
         "isolated, no guidance",
         "rate 0",
         "one panel",
+        "subject",
+        "subject and regions",
         "a phrase is carried",
     ],
 )
 def test_characters_are_those_of_python(visit, python, story, options, settings):
     read = visit.page.evaluate("text => ({...storyMachine.readStory(text), cast: null})", story)
-    pixels, _ = draw(visit.page, seed=3, steps=2, **read, **options)
-    settings = {"seed": 3, "num_inference_steps": 2, "generator": "portable"} | settings
-    told = python(story, apart=options.get("apart", "words"), **settings)
+    options = {"seed": 3, "steps": 2, "apart": "words", "picks": "random"} | options
+    pixels, _ = draw(visit.page, **read, **options)
+    names = ("seed", "apart", "picks")
+    settings |= {name: options[name] for name in names} | {"num_inference_steps": options["steps"]}
+    told = python(story, generator="portable", **settings)
     assert furthest(pixels, told.images) <= 1
-    if options.get("apart", "words") != "words" and options.get("rate", 1):
-        other, _ = draw(visit.page, seed=3, steps=2, **read, **options | {"apart": "words"})
+    plain = options | {"apart": "words", "picks": "random"}
+    if plain != options and options.get("rate", 1):
+        other, _ = draw(visit.page, **read, **plain)
         assert furthest(other, told.images) > 10, "what was compared matters"
     assert_clean(visit)
 
@@ -242,7 +254,11 @@ def test_two_in_one_panel_by_hand(visit):
         said.evaluate("p => (p.textContent = '')")
     panel = machine.get_by_role("img").first
     assert panel.get_attribute("aria-label").endswith("; from left to right: Mia, Bo")
-    assert "regions" in machine.locator(".sm-title").inner_text()
+    title = machine.locator(".sm-title").inner_text()
+    assert "regions" in title and "picks" not in title
+    machine.get_by_label("Picks").select_option("subject")
+    machine.locator(".sm-main").press("Enter")
+    machine.locator(".sm-title", has_text=re.compile("picks of the subject · regions · .* s$")).wait_for()
     axe(visit.page)
     assert_clean(visit)
 
@@ -427,7 +443,10 @@ def axe(page):
     page.add_script_tag(content=AXE)
     for theme in ("light", "dark"):
         page.evaluate("t => document.documentElement.dataset.theme = t", theme)
-        options = {"resultTypes": ["violations"], "preload": False}  # from a folder no stylesheet can be fetched
+        options = {
+            "resultTypes": ["violations"],
+            "preload": False,
+        }  # from a folder no stylesheet can be fetched
         found = page.evaluate("o => axe.run('.story-machine', o)", options)["violations"]
         assert [(v["id"], v["nodes"][0]["html"][:120]) for v in found] == []
 

@@ -41,5 +41,5 @@ const VIEWS = {
   guidance: { name: "Guidance and steps, live", text: ONE, controls: ["guidance", "steps", "seed", "live"], film: true, fixed: { rate: 0 } },
   attention: { name: "Consistent self-attention, live", text: THREE, controls: ["rate", "groups", "variant", "sameNoise", "seed"], both: true, keep: 4, fixed: { rate: 1, groups: ["down", "mid", "up"] } },
   maps: { name: "What your own story reads", text: THREE, controls: ["rate", "seed"], maps: true, fixed: { layers: "all" } },
-  machine: { name: "Story machine", story: FIRST, controls: ["rate", "seed", "steps", "guidance", "layers", "solver", "sameNoise", "apart"], both: true, large: true, fixed: {} },
+  machine: { name: "Story machine", story: FIRST, controls: ["rate", "seed", "steps", "guidance", "layers", "solver", "sameNoise", "picks", "apart"], both: true, large: true, fixed: {} },
 };

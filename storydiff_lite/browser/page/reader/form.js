@@ -56,6 +56,7 @@ const CONTROLS = {
   guidance: (id) => slider(id, "Guidance", { min: 1, max: 12, step: 0.5, value: 5, say: (v) => (v === 1 ? "1, none" : String(v)) }),
   layers: (id) => select(id, "Layers", [["up", "up-blocks, as released"], ["all", "all layers"], ["mid", "middle"], ["down", "down-blocks"]], "up"),
   solver: (id) => select(id, "Solver", [["unipc", "UniPC"], ["ddim", "DDIM"]], "unipc"),
+  picks: (id) => select(id, "Picks", [["random", "random: tokens from anywhere"], ["subject", "subject: the character's tokens first"]], "random"),
   apart: (id) => {
     const control = select(id, "Two in one panel", APART, "words");
     const none = element("span", { class: "sm-none", id: `${id}-none` }, "(no panel of this story shows two)");

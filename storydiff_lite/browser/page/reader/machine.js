@@ -5,7 +5,7 @@ function build(root) {
   const view = VIEWS[root.dataset.view];
   const settings = JSON.parse(root.dataset.settings);
   const id = `story-machine-${++made}`;
-  const lasting = { rate: 0.5, steps: 8, guidance: 5, layers: "up", apart: "words", ...view.fixed };
+  const lasting = { rate: 0.5, steps: 8, guidance: 5, layers: "up", apart: "words", picks: "random", ...view.fixed };
   storyMachine.configure({ base: settings.base, version: settings.version });
 
   // --- the story
@@ -115,7 +115,7 @@ function build(root) {
 
   function optionsNow() {
     const value = (name) => (controls[name] ? controls[name].value() : lasting[name]);
-    const options = Object.fromEntries(["rate", "steps", "guidance", "seed", "solver", "sameNoise", "layers", "apart"].map((n) => [n, value(n)]));
+    const options = Object.fromEntries(["rate", "steps", "guidance", "seed", "solver", "sameNoise", "layers", "apart", "picks"].map((n) => [n, value(n)]));
     options.layerNames = options.layers;
     if (controls.groups) {
       const groups = controls.groups.value();
@@ -142,7 +142,7 @@ function build(root) {
     const parts = [
       view.film ? `guidance ${o.guidance}` : o.rate ? `rate ${o.rate}` : "rate 0: each panel for itself",
       ...(o.variant ? [VARIANTS[o.variant]] : []), ...(o.rate && !view.film ? [`layers: ${where}`] : []),
-      ...(o.regions ? [REGIONS[o.regions]] : []), `seed ${o.seed}`, ...(o.sameNoise ? ["same noise"] : []), `${o.steps} ${o.steps === 1 ? "step" : "steps"}`, ...(o.solver === "ddim" ? ["DDIM"] : []),
+      ...(o.picks === "subject" && o.rate && o.rate < 1 ? ["picks of the subject"] : []), ...(o.regions ? [REGIONS[o.regions]] : []), `seed ${o.seed}`, ...(o.sameNoise ? ["same noise"] : []), `${o.steps} ${o.steps === 1 ? "step" : "steps"}`, ...(o.solver === "ddim" ? ["DDIM"] : []),
     ];
     return parts.join(" · ") + (seconds ? ` · ${seconds.toFixed(1)} s` : "");
   }

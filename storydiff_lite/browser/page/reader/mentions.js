@@ -47,13 +47,16 @@ class Mentions {
   constructor(cast) {
     Object.assign(this, { cast, order: [], called: new Map() });
   }
-  /** A panel's text, understood: {text, names, carried: [short, phrase] or null, unclear: what is to be told}. */
+  /**
+   * A panel's text, understood: {text, names, carried: [short, phrase] or null, unclear: what is to be told, said: the
+   * words that [Name] stands for}.
+   */
   read(text, nobody) {
-    if (nobody) return { text, names: [], carried: null, unclear: [] };
+    if (nobody) return { text, names: [], carried: null, unclear: [], said: [] };
     return this.cast.size ? this.inCast(text) : this.free(text);
   }
   inCast(text) {
-    const unclear = [];
+    const [unclear, said] = [[], []];
     for (let at = 0; ; ) {
       const bracket = /^\[[^[\]]*\]/.exec(text.slice(at));
       let end = bracket && at + bracket[0].length;
@@ -61,6 +64,7 @@ class Mentions {
         const { who, rest, doubt } = this.mention(text.slice(at));
         unclear.push(...doubt);
         if (who === null) break;
+        said.push(text.slice(at, text.length - rest.length));
         text = `${text.slice(0, at)}[${who}]${rest}`;
         end = at + who.length + 2;
       }
@@ -70,15 +74,15 @@ class Mentions {
     }
     const names = [...new Set([...text.matchAll(/\[([^[\]]*)\]/g)].map((m) => nameOf(m[1])))];
     this.named(names);
-    return { text, names, carried: null, unclear };
+    return { text, names, carried: null, unclear, said };
   }
   free(text) {
     const { who, rest, doubt } = this.mention(text);
     const introduced = who === null ? phraseOf(text) : who;
     if (introduced) this.named([introduced]);
-    if (who === null) return { text, names: [], carried: null, unclear: doubt };
+    if (who === null) return { text, names: [], carried: null, unclear: doubt, said: [] };
     const short = shortForm(who);
-    return { text: short + rest, names: [], carried: short === who.toLowerCase() ? null : [short, who], unclear: doubt };
+    return { text: short + rest, names: [], carried: short === who.toLowerCase() ? null : [short, who], unclear: doubt, said: [] };
   }
   named(names) {
     this.order = [...this.order.filter((n) => !names.includes(n)), ...names];

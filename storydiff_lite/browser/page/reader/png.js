@@ -60,10 +60,10 @@ function comicCanvas({ pictures, captions, side }) {
   return canvas;
 }
 /** What `storydiff retell` reads: tell/recipe.py. */
-function recipeOf(story, { rate, steps, guidance, sameNoise, layerNames, seed, apart }) {
+function recipeOf(story, { rate, steps, guidance, sameNoise, layerNames, seed, apart, picks }) {
   const settings = {
     consistency: rate, num_inference_steps: steps, guidance_scale: guidance, same_noise: Boolean(sameNoise),
-    layers: layerNames, apart, generator: "portable",
+    layers: layerNames, picks, apart, generator: "portable",
   };
   return {
     version: 1,

@@ -6,6 +6,8 @@ const PLACED = /(\[[^[\]]*\])\s+(left|middle|right)\b,?/g; // "[Bo] left, waving
 const BRACKETS = /\[([^[\]]*)\]/g;
 
 const nameOf = (text) => text.split(/\s+/).filter(Boolean).join(" ").normalize("NFC");
+/** A text as a regular expression that matches it. */
+const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&");
 /** Single spaces, and one where a word or a name touches a name. */
 const spaced = (text) => text.replace(/\](?=[[\p{L}\p{N}])/gu, "] ").replace(/(?<=[\p{L}\p{N}])\[/gu, " [").split(/\s+/).filter(Boolean).join(" ");
 
@@ -68,11 +70,11 @@ function readPanel({ line, from, to }, number, cast, mentions) {
   } catch (error) {
     throw fault(error.message);
   }
-  const { text, names, carried, unclear } = found;
+  const { text, names, carried, unclear, said } = found;
   const all = [...cast.keys()].map((n) => `[${n}]`).join(", ");
   if (cast.size && !names.length && !alone) throw fault(`it names nobody of ${all}. Say who is in it, or begin it with [NC].`);
   const places = placesOf(text, names, fault);
-  const [whole, drawn] = [written, text].map((t) => (places.length ? t.replace(PLACED, "$1") : t));
+  const [whole, drawn] = [written, text].map((t) => (places.length ? withoutPlaces(t, said) : t));
   const caption = mark < 0 ? whole : line.slice(mark + 1).split(/\s+/).filter(Boolean).join(" ");
   const captions = caption.replace(BRACKETS, (typed, name) => (cast.has(nameOf(name)) ? nameOf(name) : typed));
   return {
@@ -83,6 +85,12 @@ function readPanel({ line, from, to }, number, cast, mentions) {
     // every line has its caption, so that `storydiff` takes none for a paragraph
     written: `${alone ? "[NC] " : ""}${written} # ${captions}`.trim(),
   };
+}
+
+/** A text without the words for places behind its names, and behind those who are said otherwise, such as "he". */
+function withoutPlaces(text, said) {
+  const words = said.map((s) => `(?<![\\p{L}\\p{N}_])${escaped(s)}`);
+  return text.replace(new RegExp(`(${["\\[[^[\\]]*\\]", ...words].join("|")})\\s+(?:left|middle|right)(?![\\p{L}\\p{N}_]),?`, "gu"), "$1");
 }
 
 /** Throws what is wrong with the names of a panel. */
@@ -98,8 +106,7 @@ function checkNames(body, cast, alone, fault) {
   const rest = body.replace(BRACKETS, " ");
   if (/[[\]]/.test(rest)) throw fault("a bracket is not closed, or was not opened: write [Name].");
   for (const name of cast.keys()) {
-    const safe = name.replace(/[.*+?^${}()|\\/-]/g, "\\$&");
-    if (new RegExp(`(?<![\\p{L}\\p{N}\\p{M}_])${safe}(?![\\p{L}\\p{N}\\p{M}_])`, "u").test(rest.normalize("NFC"))) {
+    if (new RegExp(`(?<![\\p{L}\\p{N}\\p{M}_])${escaped(name)}(?![\\p{L}\\p{N}\\p{M}_])`, "u").test(rest.normalize("NFC"))) {
       throw fault(`${name} stands here without brackets: write [${name}].`);
     }
   }

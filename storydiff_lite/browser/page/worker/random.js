@@ -44,12 +44,16 @@ function roundEven(x) {
   return below % 2 ? below + 1 : below;
 }
 
-/** Tokens of a panel that the others may read (RandSample), Int32Array [K], rising. */
-function pickTokens(seed, panel, layer, step, n, k) {
+/**
+ * Tokens of a panel that the others may read (RandSample), Int32Array [K], rising.
+ * subject: for each token whether it shows the subject, whose tokens come first; or null.
+ */
+function pickTokens(seed, panel, layer, step, n, k, subject = null) {
   const every = Int32Array.from({ length: n }, (_, t) => t);
   if (k === n) return every;
   const key = keyOf(seed);
   const keys = new Float64Array(n);
   for (let t = 0; t < n; t += 4) philox([t / 4, panel, 1 + layer, step], key).forEach((word, i) => (keys[t + i] = word));
-  return every.sort((s, t) => keys[s] - keys[t] || s - t).slice(0, k).sort();
+  const later = (t) => Number(subject !== null && !subject[t]);
+  return every.sort((s, t) => later(s) - later(t) || keys[s] - keys[t] || s - t).slice(0, k).sort();
 }

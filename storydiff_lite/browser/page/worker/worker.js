@@ -140,10 +140,11 @@ function checked(o) {
   const { meta } = state;
   const { prompts, rate = meta.defaults.rate, steps = meta.defaults.steps, guidance = meta.defaults.guidance } = o;
   const { seed = 0, solver = "unipc", layers = "up", variant = null, sameNoise = false } = o;
-  const { apart = "words" } = o;
+  const { apart = "words", picks = "random" } = o;
   const of = (key, nothing) => prompts.map((_, i) => (o[key] && o[key][i]) || nothing); // for every panel
   const told = { noCharacter: of("noCharacter", false), carried: of("carried", null) };
   for (const key of ["characters", "places", "described"]) told[key] = of(key, []);
+  if (!["random", "subject"].includes(picks)) throw new PlainError("picks", `picks is "${picks}"; it must be "random" or "subject".`);
   if (!["words", "regions", "isolated"].includes(apart)) throw new PlainError("apart", `apart is "${apart}"; it must be "words", "regions" or "isolated".`);
   if (!prompts.length) throw new PlainError("empty", "The story is empty: write one panel a line.");
   if (prompts.length > 8) throw new PlainError("long", `The story has ${prompts.length} panels; this page draws at most 8.`);
@@ -162,7 +163,7 @@ function checked(o) {
     const least = Math.min(...[...chosen].map((l) => roundEven(rate * meta.layers[l].tokens)));
     if (!least) throw new PlainError("nothing", "With only the others' tokens there is nothing to read at rate 0: choose a higher rate.");
   }
-  return { ...o, ...told, prompts, rate, steps, guidance, seed, solver, variant, sameNoise, apart, chosen };
+  return { ...o, ...told, prompts, rate, steps, guidance, seed, solver, variant, sameNoise, apart, picks, chosen };
 }
 function wordComplaint({ panel, word, nearest }) {
   const near = nearest === null ? " Choose words from the lists." : ` Did you mean "${nearest}"?`;
@@ -181,6 +182,8 @@ async function draw(args, tell, cancelled) {
   const groups = groupsOf(o).map((g) => ({ ...g, runs: runsOf(o, g, halves, text) }));
   let x = new Float32Array(panels * size);
   for (let p = 0; p < panels; p++) x.set(panelNoise(o.seed, o.sameNoise ? 0 : p, size), p * size);
+  // how much of each place's cross-attention fell on words, in the steps before
+  o.maps = o.picks === "subject" && o.rate > 0 && o.rate < 1 ? o.prompts.map(() => new Float64Array(GRID * GRID)) : null;
   const solver = new SOLVERS[o.solver](o.steps, meta.alphas);
   const took = [];
   const film = [];
@@ -217,12 +220,25 @@ function runsOf(o, group, halves, text) {
     const own = rows.map((row) => (row < 0 ? null : regionWords(o, row)));
     const held = rows.length / panels.length;
     const words = ["float32", wordAnswers(group, own, meta.length), [rows.length, meta.length, group.parts]];
-    const inputs = { ...textRows(text, rows), words };
+    const said = ["float32", saidWords(o, rows), [rows.length, meta.length]];
+    const inputs = { ...textRows(text, rows), said, words };
     for (const n of new Set(meta.layers.map(({ tokens }) => tokens))) {
       inputs[`r${n}`] = ["float32", regionInput(group, held, n), [rows.length, n, group.parts]];
     }
     return { halves: held, inputs };
   });
+}
+/** Which tokens of each row's text are words, Float32Array [rows * length]: 1 between begin and end, and else 0. */
+function saidWords({ prompts, carried }, rows) {
+  const { meta } = state;
+  const out = new Float32Array(rows.length * meta.length);
+  rows.forEach((panel, i) => {
+    if (panel < 0) return;
+    const [short, phrase] = carried[panel] || ["", ""];
+    const many = wordIds(phrase + prompts[panel].slice(short.length), meta).length;
+    out.fill(1, i * meta.length + 1, i * meta.length + 1 + many);
+  });
+  return out;
 }
 /** Which words of its prompt each region of a panel reads, or null where it has no regions. */
 function regionWords({ prompts, described, apart, rate }, panel) {
@@ -238,7 +254,8 @@ async function predict(o, group, x, step, t, v) {
   const size = meta.latent.reduce((a, b) => a * b);
   const picks = meta.layers.map(({ tokens: n }, l) => {
     const k = roundEven(o.rate * n);
-    return group.reads && k && o.chosen.has(l) ? panels.map((p) => pickTokens(o.seed, p, l, step, n, k)) : null;
+    const subject = (p) => (o.maps ? subjectTokens(o.maps[p], n) : null);
+    return group.reads && k && o.chosen.has(l) ? panels.map((p) => pickTokens(o.seed, p, l, step, n, k, subject(p))) : null;
   });
   const wrong = o.variant === "scale" ? null : o.variant;
   const kept = keptLayers(o, step);
@@ -265,8 +282,17 @@ async function predict(o, group, x, step, t, v) {
       results.push(state.helper("unet", feed, ["v"])); // meanwhile the other half is computed here
       continue;
     }
-    const mapped = i === runs.length - 1 && run.halves === 1 ? kept : []; // halves mixed: no map of one half alone
-    const out = await runGraph("unet", feed, ["v", ...mapped.flatMap((l) => [`q${l}`, `k${l}`])]);
+    const last = i === runs.length - 1;
+    const shares = last && o.maps ? state.sessions.unet.outputNames.filter((name) => /^s\d+$/.test(name)) : [];
+    const mapped = last && run.halves === 1 ? kept : []; // halves mixed: no map of one half alone
+    const out = await runGraph("unet", feed, ["v", ...shares, ...mapped.flatMap((l) => [`q${l}`, `k${l}`])]);
+    for (const name of shares) {
+      const n = out[name].length / rows;
+      panels.forEach((p, j) => {
+        const row = rows - panels.length + j; // of the half with the prompt
+        onGrid(out[name].subarray(row * n, (row + 1) * n)).forEach((share, place) => (o.maps[p][place] += share));
+      });
+    }
     for (const l of mapped) keepMap(o, group, step, l, lists[l], out[`q${l}`], out[`k${l}`]);
     results.push(out);
   }
