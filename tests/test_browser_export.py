@@ -283,9 +283,9 @@ def test_where_words_land(pipe, sessions, meta):
     watched, before = watched_layers(pipe.unet), dict(pipe.unet.attn_processors)
 
     def looking(name):
-        def processor(attn, x, states=None, *args, **kwargs):
-            found.append(word_share(attn, x, states, said))
-            return before[name](attn, x, states, *args, **kwargs)
+        def processor(attn, x, encoder_hidden_states=None, *args, **kwargs):
+            found.append(word_share(attn, x, encoder_hidden_states, said))
+            return before[name](attn, x, encoder_hidden_states, *args, **kwargs)
 
         return processor
 
