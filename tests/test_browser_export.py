@@ -718,6 +718,7 @@ def test_a_picture_of_the_page_is_told_again(pipe, tmp_path, recwarn):
         "guidance_scale": 5,
         "same_noise": False,
         "layers": ["up_blocks.1"],
+        "picks": "random",
         "apart": "words",
         "generator": "portable",
     }
