@@ -17,17 +17,23 @@ import torch
 from storydiff_lite import weights, world
 from storydiff_lite.attention import reading_lists
 from storydiff_lite.browser import export, modules, runtime, site, storage
+from storydiff_lite.cast import may_read
 from storydiff_lite.guidance import guide
 from storydiff_lite.int8 import round_weights
+from storydiff_lite.neighbours import watched_layers
+from storydiff_lite.neighbours.subject import word_share
 from storydiff_lite.pipeline import StoryPipeline
 from storydiff_lite.portable import normal, pick
+from storydiff_lite.regions import Regions, RegionTexts
 from storydiff_lite.schedule import AttentionPlan, self_attention_layers
+from storydiff_lite.story import Panel
 from storydiff_lite.tell import Recipe, retell
 from storydiff_lite.tell.recipe import write_comic
 
 pytestmark = pytest.mark.usefixtures("few_threads")
 
 ROOT = Path(__file__).parents[1]
+TOKENS = [256, 64, 64, 64, 256, 256, 64]  # of a panel, in each self-attention layer
 STORY = ["a bear walking in the forest", "a bear sitting on the beach", "a bear waving in the snow"]
 
 
@@ -162,10 +168,54 @@ def torch_unet(pipe, inputs, t):
     return pipe.unet(inputs["x"], t, inputs["states"], added_cond_kwargs=added, return_dict=False)[0]
 
 
+def reading(lists, tokens, readers=None, words=None):
+    """Inputs of the page's U-Net that say who reads what.
+
+    Parameters
+    ----------
+    lists : for each layer, list of R LongTensors, or LongTensor [R, L]
+        Which tokens each of R readers reads.
+    tokens : list of int
+        Of a panel in each layer.
+    readers : for each layer, list of R LongTensors, optional
+        Which tokens each reader is: regions of panels; whole panels by default.
+    words : float array [B, 77, P], optional
+        What each word answers to each region.
+    """
+    found = {}
+    for i, (n, index) in enumerate(zip(tokens, lists, strict=True)):
+        if readers is None:  # no regions
+            found |= {f"i{i}": np.stack([x.numpy() for x in index]), f"a{i}": np.zeros((*index.shape, 0))}
+            found |= {f"r{n}": np.zeros((len(index), n, 0)), "words": np.zeros((len(index), 77, 0))}
+            continue
+        row_of = [int(own[0]) // n for own in readers[i]]
+        rows = [[r for r, row in enumerate(row_of) if row == b] for b in range(1 + max(row_of))]
+        width = max(len(set().union(*(index[r].tolist() for r in row))) for row in rows)
+        parts = max(map(len, rows))
+        read, answers = np.zeros((len(rows), width)), np.full((len(rows), width, parts), -10000.0)
+        inside = np.zeros((len(rows), n, parts))
+        for b, row in enumerate(rows):
+            every = sorted(set().union(*(index[r].tolist() for r in row)))
+            read[b, : len(every)] = every
+            for p, r in enumerate(row):
+                inside[b, readers[i][r] % n, p] = 1
+                count = np.array([(index[r] == token).sum() for token in every])
+                answers[b, : len(every), p][count > 0] = np.log(count[count > 0])
+        found |= {f"i{i}": read, f"a{i}": answers}
+        if parts > 1 or f"r{n}" not in found:
+            found[f"r{n}"] = inside
+        found["words"] = np.zeros((len(rows), 77, parts)) if words is None else words
+    return {k: x.astype(np.int32 if k[0] == "i" else np.float32) for k, x in found.items()}
+
+
 def onnx_unet(sessions, inputs, lists, t, *outputs, scale=1.0):
-    more = {f"i{i}": x.numpy().astype(np.int32) for i, x in enumerate(lists)}
+    """``lists``: of all layers, LongTensors [R, L], or inputs as of `reading`."""
+    if not isinstance(lists, dict):
+        lists = reading(lists, TOKENS)
     fixed = {"t": np.array([t], np.float32), "scale": np.array([scale], np.float32)}
-    return ask(sessions["unet"], *outputs, **{k: v.numpy() for k, v in inputs.items()}, **fixed, **more)
+    given = {k: v.numpy() for k, v in inputs.items()}
+    given.setdefault("said", np.zeros((len(given["x"]), 77), np.float32))
+    return ask(sessions["unet"], *outputs, **given, **fixed, **lists)
 
 
 def lists_of(plan, layers, meta, chosen, halves):
@@ -200,6 +250,60 @@ def test_unet_of_one_panel(pipe, sessions, meta):
     lists = lists_of(AttentionPlan.among(1, 0.5), layers, meta, [], 1)
     (v,) = onnx_unet(sessions, inputs, lists, 999, "v")
     np.testing.assert_allclose(v, torch_unet(pipe, inputs, 999), atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("isolated", [False, True])
+def test_unet_with_regions(pipe, sessions, meta, isolated):
+    """Whose tokens are whose, who is read three times, and words that a region does not read."""
+    who = [("A",), ("A", "B"), ("B",)]
+    story = [Panel(text, characters=names) for text, names in zip(STORY, who, strict=True)]
+    plan = AttentionPlan(may_read(story)[None], 0.5, seeds=(7,))
+    plan.regions = Regions([story], isolated=isolated)
+    layers, inputs = self_attention_layers(pipe.unet, "all"), unet_inputs(pipe, 6)
+    keep = torch.rand(2, 77, generator=torch.Generator().manual_seed(1)) < 0.5  # of both regions of panel 1
+    texts = [(1, region, 0, inputs["states"][4][keep[region]]) for region in (0, 1)]
+    with RegionTexts(plan.regions, texts).installed(pipe.unet, plan), plan.installed(pipe.unet, "all"):
+        wanted = torch_unet(pipe, inputs, 640)
+    words = np.zeros((6, 77, 2))
+    words[4] = np.where(keep.T, 0, -10000.0)
+    readers, lists = zip(*(plan.lists(n, t, 2) for n, t in zip(layers, TOKENS, strict=True)), strict=True)
+    (v,) = onnx_unet(sessions, inputs, reading(lists, TOKENS, readers, words), 640, "v")
+    np.testing.assert_allclose(v, wanted, atol=1e-4)
+    everybody = lists_of(AttentionPlan.among(3, 0.5, seeds=(7,)), layers, meta, layers, 2)
+    for other in (reading(lists, TOKENS, readers), everybody):  # what was compared matters
+        assert np.abs(v - onnx_unet(sessions, inputs, other, 640, "v")[0]).max() > 1e-2
+
+
+@torch.no_grad()
+def test_where_words_land(pipe, sessions, meta):
+    """What picks of the subject are found by, as `neighbours.subject` sees it."""
+    inputs, found = unet_inputs(pipe, 6), []
+    said = torch.rand(6, 77, generator=torch.Generator().manual_seed(2)) < 0.3
+    watched, before = watched_layers(pipe.unet), dict(pipe.unet.attn_processors)
+
+    def looking(name):
+        def processor(attn, x, encoder_hidden_states=None, *args, **kwargs):
+            found.append(word_share(attn, x, encoder_hidden_states, said))
+            return before[name](attn, x, encoder_hidden_states, *args, **kwargs)
+
+        return processor
+
+    pipe.unet.set_attn_processor(before | {name: looking(name) for name in watched})
+    try:
+        torch_unet(pipe, inputs, 640)
+    finally:
+        pipe.unet.set_attn_processor(before)
+    lists = lists_of(AttentionPlan.among(3, 0.5), self_attention_layers(pipe.unet, "all"), meta, [], 2)
+    outputs = [f"s{i}" for i in range(len(watched))]
+    got = onnx_unet(sessions, inputs | {"said": said.float()}, lists, 640, *outputs)
+    for share, want in zip(got, found, strict=True):
+        side = int(share.shape[1] ** 0.5)
+        on_grid = torch.nn.functional.interpolate(
+            torch.from_numpy(share).view(6, 1, side, side), (16, 16), mode="bilinear"
+        )
+        np.testing.assert_allclose(on_grid.flatten(1), want, atol=1e-5)
+        assert want.std() > 0.01
 
 
 class Broken:
@@ -264,14 +368,14 @@ def page_story(pipe, sessions, meta, story, seed, steps, rate, layers, guidance=
     assert type(scheduler).__name__ == meta["sampler"]["name"]
     scheduler.set_timesteps(steps)
     for step, t in enumerate(scheduler.timesteps):
-        lists = {}
+        lists = []
         for i, m in enumerate(meta["layers"]):
             n, k = m["tokens"], round(rate * m["tokens"])
             own = torch.arange(2 * f * n).view(2 * f, n)
             picks = torch.from_numpy(np.stack([pick(seed, p, i, step, n, k) for p in range(f)]))
             shares = m["group"] == layers or layers == "all"
             read = reading_lists(picks[None].repeat(2, 1, 1), n).flatten(0, 1) if shares and k else own
-            lists[f"i{i}"] = read.numpy().astype(np.int32)
+            lists.append(read)
         (v,) = ask(
             sessions["unet"],
             "v",
@@ -280,7 +384,8 @@ def page_story(pipe, sessions, meta, story, seed, steps, rate, layers, guidance=
             states=states,
             pooled=pooled,
             scale=np.ones(1, np.float32),
-            **lists,
+            said=np.zeros((2 * f, 77), np.float32),
+            **reading(lists, TOKENS),
         )
         v = guide(torch.from_numpy(v[:f]), torch.from_numpy(v[f:]), guidance)
         x = scheduler.step(v, t, torch.from_numpy(x), return_dict=False)[0].numpy()
@@ -405,6 +510,13 @@ def test_bytes_as_text():
     assert site.bytes_script("x", data)[:2] == b"\xff\xfe"
 
 
+def test_every_file_of_the_page_is_in_a_script():
+    for folder, names in site.SCRIPTS.items():
+        assert sorted(f.name for f in (site.PAGE / folder).iterdir()) == sorted(f"{n}.js" for n in names)
+    made = site.page_scripts()
+    assert made["machine.js"].count(b'"use strict"') == 2  # the engine's, and the reader's
+
+
 def test_scripts_of_texts_are_plain_letters():
     script = site.value_script(a='\u00e9\u2028</script>\n"', b=[1, 2.5])
     assert script.isascii() and script.count(b"\n") == 2
@@ -426,8 +538,8 @@ def test_meta(pipe, meta):
     assert meta["latent"] == [4, 16, 16] and meta["picture"] == weights.picture_size() == 128
     np.testing.assert_array_equal(np.float32(meta["alphas"]), pipe.scheduler.alphas_cumprod)
     assert meta["scaling"] == pipe.vae.config.scaling_factor
-    tokens = [m["tokens"] for m in meta["layers"]]
-    assert sorted(set(tokens)) == [64, 256] and all(m["side"] ** 2 == m["tokens"] for m in meta["layers"])
+    assert [m["tokens"] for m in meta["layers"]] == TOKENS
+    assert all(m["side"] ** 2 == m["tokens"] for m in meta["layers"])
     assert {m["group"] for m in meta["layers"]} == {"down", "mid", "up"}
     names = [m["name"] for m in meta["layers"]]
     assert self_attention_layers(pipe.unet, names) == self_attention_layers(pipe.unet, "all")
@@ -606,6 +718,8 @@ def test_a_picture_of_the_page_is_told_again(pipe, tmp_path, recwarn):
         "guidance_scale": 5,
         "same_noise": False,
         "layers": ["up_blocks.1"],
+        "picks": "random",
+        "apart": "words",
         "generator": "portable",
     }
     recipe = Recipe("\n".join(STORY), 3, "micro-int8", settings)

@@ -24,14 +24,14 @@ def main() -> int:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("site", nargs="?", type=Path, default=Path("_build/html"))
     site = p.parse_args().site.resolve()
-    with browser.chromium() as chromium, browser.Visit(chromium, width=1000, height=1200) as visit:
+    with browser.chromium() as chromium, browser.Visit(chromium, width=1000, height=1700) as visit:
         page = visit.open((site / "book/story-machine.html").as_uri())
         machine = page.get_by_role("region", name="Story machine")
         machine.get_by_role("button", name="Draw both").click()
         machine.get_by_text("Drawn in").wait_for(timeout=120_000)
         page.evaluate(WITHOUT_TIMES)
         taken = Image.open(io.BytesIO(machine.screenshot())).convert("RGB")
-    for quality in (90, 80, 70, 60, 50):
+    for quality in (90, 80, 70, 60, 50, 40):
         data = io.BytesIO()
         taken.save(data, "webp", quality=quality, method=6)
         if len(data.getvalue()) <= MOST:

@@ -20,7 +20,7 @@ from sphinx.util.docutils import SphinxDirective
 log = logging.getLogger(__name__)
 
 FOLDER = "story-machine"
-#: what `storydiff_lite/browser/page/machine.js` knows
+#: what `storydiff_lite/browser/page/reader/examples.js` knows
 VIEWS = ("tell", "guidance", "attention", "maps", "machine")
 FENCE = re.compile(r"^```\{story-machine\} (\S+)\n(.*?)```$", re.M | re.S)
 NO_SCRIPT = "Here new stories can be drawn. This needs a browser with JavaScript switched on."

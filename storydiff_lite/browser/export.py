@@ -18,6 +18,8 @@ PACKAGES = ("onnx", "onnxscript")
 OPSET = 18
 #: rows of one call: both halves of guidance, panels; tokens that a panel reads
 MOST_ROWS, MOST_TOKENS = 64, 8192
+#: regions of a panel: of the example, and at most
+PARTS, MOST_PARTS = 3, 16
 #: a panel's tokens differ from layer to layer: equal example lengths would be taken for one and the same
 PANELS = 4
 
@@ -78,7 +80,7 @@ def graphs(pipe, kept):
     ------
     (str, bytes)
         ``"text"``, ``"decoder"``, ``"unet"``: see `modules` for inputs and outputs.  The number of rows is
-        free, and so is that of the tokens which a layer reads.
+        free, and so are those of the tokens which a layer reads and of the regions of a panel.
     """
     require(*PACKAGES)
     rows = torch.export.Dim("rows", min=1, max=MOST_ROWS)
@@ -97,43 +99,54 @@ def graphs(pipe, kept):
     yield "decoder", _graph(modules.Decoder(pipe), {"latents": example}, ["pixels"], ({0: rows},))
 
     tokens = tokens_of_layers(pipe)
+    sizes = sorted(set(tokens))
     before = dict(pipe.unet.attn_processors)
     try:
-        unet = modules.UNet(pipe)
-        lists = {}
+        unet = modules.UNet(pipe, sizes)
+        lists = []
         for i, n in enumerate(tokens):
             every = reading_lists(torch.arange(n // 2).expand(2, PANELS, n // 2), n).flatten(0, 1)
-            lists[f"i{i}"] = every[:, : n + n // 2 + 3 * i + 1].to(torch.int32).clone()  # each another length
+            lists.append(every[:, : n + n // 2 + 3 * i + 1].to(torch.int32).clone())  # each another length
         inputs = {
             "x": torch.zeros(b, *shape),
             "t": torch.tensor([500.0]),
             "states": torch.zeros(b, ids.shape[1], pipe.unet.config.cross_attention_dim),
             "pooled": torch.zeros(b, pipe.text_encoder_2.config.projection_dim),
             "scale": torch.ones(1),
+            "said": torch.zeros(b, ids.shape[1]),
+            "words": torch.zeros(b, ids.shape[1], PARTS),
+            "regions": tuple(torch.zeros(b, n, PARTS) for n in sizes),
+            "lists": tuple(lists),
+            "answers": tuple(torch.zeros(*x.shape, PARTS) for x in lists),
         }
-        free = [torch.export.Dim(f"reads{i}", min=1, max=MOST_TOKENS) for i in range(len(tokens))]
-        yield (
-            "unet",
-            _graph(
-                unet,
-                inputs | lists,
-                ["v", *(f"q{i}" for i in range(len(tokens))), *(f"k{i}" for i in range(len(tokens)))],
-                ({0: rows}, {}, {0: rows}, {0: rows}, {}, tuple({0: rows, 1: n} for n in free)),
-            ),
-        )
+        number = range(len(tokens))
+        names = [name for name in inputs if name not in ("regions", "lists", "answers")]
+        names += [f"r{n}" for n in sizes] + [f"i{i}" for i in number] + [f"a{i}" for i in number]
+        parts = torch.export.Dim("parts", min=0, max=MOST_PARTS)
+        free = [torch.export.Dim(f"reads{i}", min=1, max=MOST_TOKENS) for i in number]
+        alone = {"t": {}, "scale": {}, "words": {0: rows, 2: parts}}
+        dynamic = {name: alone.get(name, {0: rows}) for name in inputs}
+        dynamic["regions"] = tuple({0: rows, 2: parts} for _ in sizes)
+        dynamic["lists"] = tuple({0: rows, 1: n} for n in free)
+        dynamic["answers"] = tuple({0: rows, 1: n, 2: parts} for n in free)
+        outputs = ["v", *(f"q{i}" for i in number), *(f"k{i}" for i in number)]
+        outputs += [f"s{i}" for i in range(len(unet.watched))]
+        yield "unet", _graph(unet, inputs, outputs, tuple(dynamic.values()), names)
     finally:
         pipe.unet.set_attn_processor(before)
 
 
-def _graph(module, inputs, outputs, dynamic):
-    """A module as a stripped ONNX graph with its weights stored small, in bytes."""
+def _graph(module, inputs, outputs, dynamic, names=None):
+    """A module as a stripped ONNX graph with its weights stored small, in bytes; ``names`` of the graph's
+    inputs, where some of the module's are several.
+    """
     import onnx
 
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
             tuple(inputs.values()),
-            input_names=list(inputs),
+            input_names=names or list(inputs),
             output_names=outputs,
             opset_version=OPSET,
             dynamo=True,

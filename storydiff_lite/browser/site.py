@@ -18,6 +18,11 @@ from .. import int8, weights, world
 from . import runtime
 
 PAGE = Path(__file__).parent / "page"
+#: the files of `page/`, folder by folder, in the order in which they are put together
+SCRIPTS = {
+    "reader": ("elements", "examples", "mentions", "story", "png", "form", "pictures", "explorer", "machine"),
+    "worker": ("words", "random", "reading", "subject", "solvers", "pictures", "maps", "worker"),
+}
 #: what is made from the weights, and kept; the other scripts cost nothing
 MODEL = "micro-int8"
 #: the first character: none below it is a quotation mark or a line's end, none above it half of a pair
@@ -120,12 +125,19 @@ def export(folder, say=lambda text: None):
 
 
 def page_scripts():
-    """What runs in the page, from `page/`: name -> bytes."""
-    text = {f.name: f.read_text(encoding="utf-8") for f in sorted(PAGE.glob("*.*"))}
+    """What runs in the page, from `page/`: name -> bytes.
+
+    The files of a folder are one script with one scope: a page opened from a folder can load no modules.
+    """
+
+    def script(folder):
+        files = {f.stem: f.read_text(encoding="utf-8") for f in (PAGE / folder).glob("*.js")}
+        return "\n".join(['(() => {\n"use strict";', *(files[n] for n in SCRIPTS[folder]), "})();\n"])
+
     return {
-        "machine.js": f"{text['engine.js']}\n{text['machine.js']}".encode(),
-        "machine.css": text["machine.css"].encode(),
-        "worker-code.js": value_script(worker=text["worker.js"]),
+        "machine.js": f"{(PAGE / 'engine.js').read_text(encoding='utf-8')}\n{script('reader')}".encode(),
+        "machine.css": (PAGE / "machine.css").read_bytes(),
+        "worker-code.js": value_script(worker=script("worker")),
     }
 
 

@@ -2,6 +2,8 @@
 
 import base64
 import functools
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from browser import Visit, served
 
 from storydiff_lite import tell
 from storydiff_lite.pipeline import StoryPipeline
+from storydiff_lite.story import parse
 from storydiff_lite.tell.recipe import read_recipe
 
 # one process loads the models, for all that is drawn here
@@ -68,7 +71,7 @@ def assert_clean(visit):
 @pytest.mark.parametrize(
     "options, settings",
     [
-        ({"isolated": [False, False, True]}, {}),
+        ({"noCharacter": [False, False, True]}, {}),
         ({"layers": "all", "rate": 1, "sameNoise": True, "guidance": 1}, {"guidance_scale": 1.0}),
     ],
     ids=["NC", "all layers, same noise, no guidance"],
@@ -76,12 +79,187 @@ def assert_clean(visit):
 def test_pixels_are_those_of_python(visit, python, options, settings):
     prompts = [*STORY, "an empty scene on the moon"]
     pixels, result = draw(visit.page, prompts, seed=2**32 + 3, steps=4, **options)
-    marked = [*STORY, "[NC] an empty scene on the moon"] if "isolated" in options else prompts
+    marked = [*STORY, "[NC] an empty scene on the moon"] if "noCharacter" in options else prompts
     settings |= {"consistency": options.get("rate", 0.5), "layers": options.get("layers", "up")}
     settings |= {"same_noise": "sameNoise" in options, "num_inference_steps": 4}
     told = python(marked, seed=2**32 + 3, generator="portable", **settings)
     assert furthest(pixels, told.images) <= 1
     assert result["said"] == [1, 2, 3, 4], "a preview after each step"
+    assert_clean(visit)
+
+
+LOOKS = "a grey bear in a red outfit"
+FREE = f"{LOOKS} reading a book in the forest"
+CAST = f"[Bruno] {LOOKS}\n[Mia] a white cat\n\n"
+PAIR = f"""{CAST}[Bruno] walking in the forest
+[Mia] sitting on the beach
+[Bruno] right and [Mia] left waving in the snow
+[NC] an empty scene on the moon"""
+
+
+@pytest.mark.parametrize(
+    "story, options, settings",
+    [
+        (PAIR, {}, {}),
+        (PAIR, {"apart": "regions", "layers": "all", "rate": 1}, {"layers": "all", "consistency": 1.0}),
+        (PAIR, {"apart": "isolated", "guidance": 1}, {"guidance_scale": 1.0}),
+        (PAIR, {"apart": "regions", "rate": 0}, {"consistency": 0.0}),
+        (f"{CAST}[Mia] and [Bruno] waving in the snow", {"apart": "isolated"}, {}),
+        (
+            PAIR,
+            {"picks": "subject", "rate": 0.25, "layers": "all", "steps": 4},
+            {"layers": "all", "consistency": 0.25},
+        ),
+        (PAIR, {"picks": "subject", "apart": "regions", "guidance": 1}, {"guidance_scale": 1.0}),
+        (f"{FREE}\nthe bear waving in the snow\nthe bear sleeping on the beach", {}, {}),
+    ],
+    ids=[
+        "words",
+        "regions, all layers",
+        "isolated, no guidance",
+        "rate 0",
+        "one panel",
+        "subject",
+        "subject and regions",
+        "a phrase is carried",
+    ],
+)
+def test_characters_are_those_of_python(visit, python, story, options, settings):
+    read = visit.page.evaluate("text => ({...storyMachine.readStory(text), cast: null})", story)
+    options = {"seed": 3, "steps": 2, "apart": "words", "picks": "random"} | options
+    pixels, _ = draw(visit.page, **read, **options)
+    names = ("seed", "apart", "picks")
+    settings |= {name: options[name] for name in names} | {"num_inference_steps": options["steps"]}
+    told = python(story, generator="portable", **settings)
+    assert furthest(pixels, told.images) <= 1
+    plain = options | {"apart": "words", "picks": "random"}
+    if plain != options and options.get("rate", 1):
+        other, _ = draw(visit.page, **read, **plain)
+        assert furthest(other, told.images) > 10, "what was compared matters"
+    assert_clean(visit)
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        PAIR,
+        f"{CAST}[Mia] waving # [Mia] waves.\n[NC] an empty scene on the moon #\n[Bruno] reading",
+        "【Bo】: a bear.\n[Zo\u0301e] -  a   cat\n\n[Bo]walking and[Z\u00f3e]waving ＃ Hello, [Bo]!",
+        "[A] a bear\n[B] a cat\n[C] a girl\n\n[C] left, [A] right and [B] middle\n[A] and [B] and [A]",
+        "[NC]: an empty scene on the moon\na bear waving",
+        *(
+            f"{FREE}\n{line}"
+            for line in (
+                "he is sleeping on the beach",
+                "She waves",
+                "it's waving # It waves.",
+                "The grey bear waving #",
+                "the forest at night",
+                "the red bear waving",
+                "here he sleeps",
+                "[NC] it is raining",
+                "the cat waving",
+            )
+        ),
+        f"{FREE}\na white cat waving\nhe walks\nthe bear sits\nhe sits\nthe bear runs\nshe runs",
+        f"{FREE}\na bear waving\nthe bear sits",
+        f"{CAST}[Bruno] reading\nhe sleeps # Good night.\nthe grey bear and [Mia] waving",
+        f"{CAST}[Bruno] reading\nhe sleeps\n[Mia] waving\nshe sits\nhe walks\n[Mia] and he sit\nshe runs",
+        f"{CAST}[Bruno] reading\n[Mia] waving\nshe sits\nshe walks\nhe left and [Mia] right",
+        "[A] a bear\n[B] a bear\n\nthe bear sits\n[B] walks\nthe bear waves",
+        "[Zoe\u0301] a cat\n\n[Zo\u00e9] sits\nshe waves and [Zoe\u0301] too",
+        "a girl wearing red clothes and a blue bow holding a balloon\nshe sits\nthe girl sits",
+        "a bear with glasses walks\na bear and a cat waving\nthe bear sits",
+    ],
+)
+def test_a_story_is_read_as_python_reads_it(visit, story):
+    got = visit.page.evaluate("text => ({...storyMachine.readStory(text), cast: null})", story)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        panels = parse(story).panels
+    assert len(got["notes"]) == len(said)
+    assert list(zip(got["prompts"], got["captions"], got["noCharacter"], strict=True)) == [
+        (p.prompt, p.text, p.no_character) for p in panels
+    ]
+    for name in ("characters", "places", "described"):
+        assert [tuple(x) for x in got[name]] == [getattr(p, name) for p in panels], name
+    assert [x and tuple(x) for x in got["carried"]] == [p.carried for p in panels]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = parse(got["text"]).panels
+    assert [(p.prompt, p.text, p.characters, p.places, p.carried) for p in again] == [
+        (p.prompt, p.text, p.characters, p.places, p.carried) for p in panels
+    ]
+
+
+@pytest.mark.parametrize(
+    "story, said",
+    [
+        ("", "The story is empty"),
+        ("he sleeps on the beach", '"he" is nobody: no panel before says who'),
+        (
+            "[Bo] waving in the snow # Hello.",
+            'nobody said who [Bo] is. Begin the story with a line such as "[Bo] a',
+        ),
+        (
+            "[Bo] a bear\n[Bo] waving in the snow",
+            "[Bo] is declared twice. If this line is a panel, leave an empty",
+        ),
+        ("[Bo] a bear", "says who is in it, and has no panels"),
+        ("[Bo]\n\n[Bo] waves", "[Bo] has no description"),
+        (f"{CAST}a dog waving", "it names nobody of [Bruno], [Mia]"),
+        (f"{CAST}[NC] [Mia] waving", "nobody is in this panel, and [Mia] is"),
+        (f"{CAST}[Mia] waving to Bruno", "Bruno stands here without brackets: write [Bruno]"),
+        (f"{CAST}[Mia waving", "not closed"),
+        (f"{CAST}[Mia] left waving", 'only one is in it, so leave out the word "left"'),
+        (f"{CAST}[Mia] left and [Bruno] waving", "[Bruno] has no place. The words are left, right"),
+        (f"{CAST}[Mia] left and [Bruno] left waving", "each stands at another place: left, right"),
+        (f"{CAST}[Mia] left and [Bruno] middle", "each stands at another place: left, right"),
+    ],
+)
+def test_what_is_wrong_with_a_story_is_told(visit, story, said):
+    read = "text => { try { return storyMachine.readStory(text); } catch (e) { return e.message; } }"
+    assert said in visit.page.evaluate(read, story)
+
+
+def test_two_in_one_panel_by_hand(visit):
+    machine = visit.page.get_by_role("region", name="Story machine")
+    apart = machine.get_by_label("Two in one panel")
+    assert apart.is_disabled() and "no panel of this story shows two" in machine.inner_text()
+    machine.get_by_label("Take a story").select_option("Bo and Mia, two in a panel")
+    assert apart.is_enabled() and "shows two" not in machine.inner_text()
+    machine.get_by_text("Pick a panel from lists").click()
+    who = machine.get_by_label("Who")
+    assert who.locator("option").all_inner_texts() == [
+        "[Bo]",
+        "[Mia]",
+        "[Bo] left and [Mia] right",
+        "an empty scene",
+    ]
+    story = machine.get_by_role("textbox")
+    story.fill("[Bo] a bear\n[Mia] a cat\n\n[Bo] right and [Mia] left waving in the snow")
+    machine.get_by_label("Steps").fill("1")
+    story.fill(story.input_value() + "\nhe is sleeping on the beach")
+    machine.locator(".sm-main").press("Enter")
+    machine.get_by_role("button", name='Leave out "is"').press("Enter")
+    assert story.input_value().endswith("\nhe sleeping on the beach")
+    for choice, tags in (("words", []), ("regions", ["Mia", "Bo"])):
+        apart.select_option(choice)
+        machine.locator(".sm-main").press("Enter")
+        said = machine.get_by_role("status").filter(has_text="Drawn in")
+        said.wait_for()
+        assert machine.locator(".sm-tags b").all_inner_texts() == tags
+        assert ("Words for places count only" in said.inner_text()) == (choice == "words")
+        assert '"he" may be [Bo] or [Mia]' in said.inner_text()
+        said.evaluate("p => (p.textContent = '')")
+    panel = machine.get_by_role("img").first
+    assert panel.get_attribute("aria-label").endswith("; from left to right: Mia, Bo")
+    title = machine.locator(".sm-title").inner_text()
+    assert "regions" in title and "picks" not in title
+    machine.get_by_label("Picks").select_option("subject")
+    machine.locator(".sm-main").press("Enter")
+    machine.locator(".sm-title", has_text=re.compile("picks of the subject · regions · .* s$")).wait_for()
+    axe(visit.page)
     assert_clean(visit)
 
 
@@ -265,7 +443,11 @@ def axe(page):
     page.add_script_tag(content=AXE)
     for theme in ("light", "dark"):
         page.evaluate("t => document.documentElement.dataset.theme = t", theme)
-        found = page.evaluate("() => axe.run('.story-machine', {resultTypes: ['violations']})")["violations"]
+        options = {
+            "resultTypes": ["violations"],
+            "preload": False,
+        }  # from a folder no stylesheet can be fetched
+        found = page.evaluate("o => axe.run('.story-machine', o)", options)["violations"]
         assert [(v["id"], v["nodes"][0]["html"][:120]) for v in found] == []
 
 

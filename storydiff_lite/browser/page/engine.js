@@ -1,12 +1,13 @@
 // One engine for all story machines of a page: it fetches the parts when a reader asks, owns the worker, and says in
-// plain words what went wrong. machine.js, which follows it in the same file, is what a reader sees.
+// plain words what went wrong. What follows it in the same script, from the folder reader/, is what a reader sees.
 //
 //   await storyMachine.load(progress)
 //   const { pixels } = await storyMachine.draw({ prompts: ["a bear reading"], seed: 0 }, preview, abortSignal)
+//   ... draw({ ...storyMachine.readStory("[Bo] a bear\n\n[Bo] reading"), apart: "regions" })
 //
 // Pages must work from a folder, where fetch() and workers from files are refused. So every part is a script that hands
 // over text: storyMachine.part("unet", [bytes, "15 bits a character"]). The worker is a blob of two texts, the
-// runtime's and worker.js; the runtime's own module is a blob too, made inside the worker.
+// runtime's and that of the folder worker/; the runtime's own module is a blob too, made inside the worker.
 "use strict";
 
 const storyMachine = (() => {
@@ -163,7 +164,7 @@ const storyMachine = (() => {
     return loading;
   }
 
-  /** Draws a story (worker.js, `draw`): {pixels, latents, film, seconds, ...}; preview({step, steps, rough}) after each step. */
+  /** Draws a story (worker/worker.js, `draw`): {pixels, latents, film, seconds, ...}; preview({step, steps, rough}) after each step. */
   function draw(options, preview = () => {}, signal = undefined) {
     const one = async () => {
       await load();
