@@ -40,7 +40,7 @@ RESUMABLE = (
     "TCDScheduler",
 )
 #: how strongly the frames between two panels of a story are redrawn: the best on validation stories
-REFINE = 0.3
+REFINE = 0.5
 #: frames a second of a video, at most
 FPS = 1000
 #: seconds that a GIF's frame can stand still: it counts them in 16 bits
