@@ -82,6 +82,8 @@ class Mentions {
     const { who, rest, doubt } = this.mention(text);
     const introduced = who === null ? phraseOf(text) : who;
     if (introduced) this.named([introduced]);
+    const late = !introduced && this.order.length && !doubt.length && /(?<=\s)(?:he|she)(?=\s)/i.exec(text);
+    if (late) doubt.push(`"${late[0]}" is drawn as it stands: begin the panel with it, or with who it is.`);
     if (who === null) return { text, names: [], carried: null, unclear: doubt, said: [] };
     const short = shortForm(who);
     return { text: short + rest, names: [], carried: short === who.toLowerCase() ? null : [short, who], unclear: doubt, said: [] };
