@@ -57,13 +57,15 @@ class Mentions {
   }
   inCast(text) {
     const [unclear, said] = [[], []];
+    const there = [...text.matchAll(/\[([^[\]]*)\]/g)].map((m) => nameOf(m[1])); // nobody of these is "he" here too
     for (let at = 0; ; ) {
       const bracket = /^\[[^[\]]*\]/.exec(text.slice(at));
       let end = bracket && at + bracket[0].length;
       if (!bracket) {
-        const { who, rest, doubt } = this.mention(text.slice(at));
+        const { who, rest, doubt } = this.mention(text.slice(at), there);
         unclear.push(...doubt);
         if (who === null) break;
+        there.push(who);
         said.push(text.slice(at, text.length - rest.length));
         text = `${text.slice(0, at)}[${who}]${rest}`;
         end = at + who.length + 2;
@@ -80,6 +82,8 @@ class Mentions {
     const { who, rest, doubt } = this.mention(text);
     const introduced = who === null ? phraseOf(text) : who;
     if (introduced) this.named([introduced]);
+    const late = !introduced && this.order.length && !doubt.length && /(?<=\s)(?:he|she)(?=\s)/i.exec(text);
+    if (late) doubt.push(`"${late[0]}" is drawn as it stands: begin the panel with it, or with who it is.`);
     if (who === null) return { text, names: [], carried: null, unclear: doubt, said: [] };
     const short = shortForm(who);
     return { text: short + rest, names: [], carried: short === who.toLowerCase() ? null : [short, who], unclear: doubt, said: [] };
@@ -87,26 +91,27 @@ class Mentions {
   named(names) {
     this.order = [...this.order.filter((n) => !names.includes(n)), ...names];
   }
-  /** Who stands at the beginning of a text, or null; the rest; and what is unclear about it. */
-  mention(text) {
+  /** Who stands at the beginning of a text, or null; the rest; and what is unclear. Nobody who is `there`. */
+  mention(text, there = []) {
     text = text.replace(/^(he|she|it)['’]s(?=\s)/i, "$1 is");
     const pronoun = /^(he|she|it)(?=\s)/i.exec(text);
-    if (pronoun) return this.byPronoun(pronoun[1].toLowerCase(), text.slice(pronoun[0].length));
-    return /^the [\p{L}\p{N}_]/iu.test(text) ? this.byNoun(text) : { who: null, rest: text, doubt: [] };
+    if (pronoun) return this.byPronoun(pronoun[1].toLowerCase(), text.slice(pronoun[0].length), there);
+    return /^the [\p{L}\p{N}_]/iu.test(text) ? this.byNoun(text, there) : { who: null, rest: text, doubt: [] };
   }
-  byPronoun(pronoun, rest) {
-    if (!this.order.length) throw new Error(`"${pronoun}" is nobody: no panel before says who. Say who it is, such as "a bear".`);
-    const calledSo = this.order.filter((n) => (this.called.get(n) ?? pronoun) === pronoun);
-    const fitting = calledSo.length ? calledSo : this.order;
+  byPronoun(pronoun, rest, there) {
+    const known = this.order.filter((n) => !there.includes(n));
+    if (!known.length) throw new Error(`"${pronoun}" is nobody: no panel before says who. Say who it is, such as "a bear".`);
+    const calledSo = known.filter((n) => (this.called.get(n) ?? pronoun) === pronoun);
+    const fitting = calledSo.length ? calledSo : known;
     const who = fitting.at(-1);
     const clear = fitting.length === 1 || this.called.get(who) === pronoun;
     this.called.set(who, pronoun);
     return { who, rest, doubt: clear ? [] : [this.unclear(pronoun, who, fitting.slice(0, -1))] };
   }
-  byNoun(text) {
+  byNoun(text, there) {
     const fitting = new Map(); // name -> where the mention ends
     for (const [name, phrase] of this.cast.size ? this.cast : this.order.map((n) => [n, n])) {
-      const words = firstPart(phrase);
+      const words = there.includes(name) ? [] : firstPart(phrase);
       for (let at = 4; words.length; ) {
         const m = new RegExp(WORD.source, "yu");
         m.lastIndex = at;
