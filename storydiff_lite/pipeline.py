@@ -3,6 +3,7 @@
 import functools
 import inspect
 import numbers
+import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 
@@ -72,6 +73,7 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
             if given.get(name) is None:
                 kwargs[name] = value
         super().__init__(*args, **kwargs)
+        self._predicts = _prediction(self.scheduler)
 
     @property
     def components(self):
@@ -409,7 +411,16 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         )
 
     def _check_parts(self, output_type):
-        """Raise ValueError where a part that is needed was left out when the pipeline was loaded."""
+        """Raise ValueError where a part that is needed was left out when the pipeline was loaded; warn where
+        the scheduler understands something else than the one that it was made with.
+        """
+        if (now := _prediction(self.scheduler)) != self._predicts and None not in (now, self._predicts):
+            warnings.warn(
+                f"The scheduler takes what the U-Net predicts for {now!r}, and this pipeline was made with "
+                f"one for {self._predicts!r}: the pictures may be noise. Make it from the old configuration: "
+                f"{type(self.scheduler).__name__}.from_config(pipe.scheduler.config).",
+                stacklevel=6,
+            )
         needed = ["unet", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"]
         needed += ["vae"] if output_type != "latent" else []
         if missing := [name for name in needed if getattr(self, name) is None]:
@@ -487,3 +498,8 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
                 )
             sizes.append(size)
         return sizes
+
+
+def _prediction(scheduler):
+    """What a scheduler takes the U-Net's prediction for, such as ``"v_prediction"``, or None."""
+    return getattr(getattr(scheduler, "config", None), "prediction_type", None)

@@ -763,3 +763,19 @@ def test_a_part_that_was_left_out_is_told_and_latents_need_no_decoder(tmp_path):
     pipe = StoryPipeline.from_pretrained("micro", unet=None)
     with pytest.raises(ValueError, match="without its unet"):
         pipe(["a bear"], **call)
+
+
+def test_a_scheduler_that_understands_another_prediction_is_told(tiny_pipe):
+    from diffusers import EulerDiscreteScheduler
+
+    call = {"num_inference_steps": 1, "output_type": "latent", "consistency": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        tiny_pipe(["a bear"], **call)
+    other = {"epsilon": "v_prediction", "v_prediction": "epsilon"}[tiny_pipe.scheduler.config.prediction_type]
+    tiny_pipe.scheduler = EulerDiscreteScheduler.from_config(
+        tiny_pipe.scheduler.config, prediction_type=other
+    )
+    with pytest.warns(UserWarning, match=f"predicts for '{other}'.*from_config") as told:
+        tiny_pipe(["a bear"], **call)
+    assert told[0].filename == __file__

@@ -171,6 +171,9 @@ def test_characters_are_those_of_python(visit, python, story, options, settings)
         "[Zoe\u0301] a cat\n\n[Zo\u00e9] sits\nshe waves # [Zoe\u0301] waves",
         "a girl wearing red clothes and a blue bow holding a balloon\nshe sits\nthe girl sits",
         "a bear with glasses walks\na bear and a cat waving\nthe bear sits",
+        "1. a bear reading\n\n2) a bear sitting # Night.",
+        f"{CAST}- [Bruno] reading\n- he sleeps\n- [NC] the forest",
+        "• a bear reading\n• a bear waving",
     ],
 )
 def test_a_story_is_read_as_python_reads_it(visit, story):

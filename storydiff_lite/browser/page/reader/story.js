@@ -3,6 +3,7 @@
 const MARKS = { "【": "[", "】": "]", "［": "[", "］": "]", "＃": "#" }; // of an East Asian keyboard
 const SIDES = { 2: ["left", "right"], 3: ["left", "middle", "right"] };
 const PLACED = /(\[[^[\]]*\])\s+(left|middle|right)\b,?/g; // "[Bo] left, waving"
+const LIST_MARK = /^\s*(?:(\d+)[.)]|([-*•]))\s+/; // "1. a bear reads", "- a bear reads"
 const BRACKETS = /\[([^[\]]*)\]/g;
 
 const nameOf = (text) => text.split(/\s+/).filter(Boolean).join(" ").normalize("NFC");
@@ -22,7 +23,7 @@ function readStory(given) {
   const lines = text.split("\n").map((line) => ({ line, from: end + 1, to: (end += line.length + 1) }));
   const { cast, rest } = readCast(lines);
   const mentions = new Mentions(cast);
-  const panels = rest.filter(({ line }) => line.trim()).map((place, i) => readPanel(place, i + 1, cast, mentions));
+  const panels = withoutListMarks(rest.filter(({ line }) => line.trim())).map((place, i) => readPanel(place, i + 1, cast, mentions));
   if (!panels.length) {
     const [name] = cast.keys();
     const after = name ? `The story says who is in it, and has no panels. Leave an empty line, then write one panel a line, such as "[${name}] reading a book".` : "The story is empty: write one panel a line.";
@@ -35,6 +36,15 @@ function readStory(given) {
   const names = [...cast].map(([name, description]) => `[${name}] ${description}`);
   story.text = [...names, ...(names.length ? [""] : []), ...panels.map((p) => p.written)].join("\n");
   return story;
+}
+
+/** Lines of panels without "1.", "2.", ..., or "-" before each, as a list of them may come. */
+function withoutListMarks(lines) {
+  const marks = lines.map(({ line }) => LIST_MARK.exec(line));
+  const counted = marks.every((m, i) => m && m[1] === String(i + 1));
+  const alike = marks.every((m) => m && m[2] && m[2] === marks[0][2]);
+  if (lines.length < 2 || !(counted || alike)) return lines;
+  return lines.map(({ line, from, to }, i) => ({ line: line.slice(marks[i][0].length), from: from + marks[i][0].length, to }));
 }
 
 /** The lines that say who is who, up to an empty one: {cast, rest}. */
