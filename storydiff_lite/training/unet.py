@@ -419,6 +419,6 @@ def train(
         if peek and run.seconds - looked > peek[1]:
             looked = run.seconds
             with run.with_average():
-                run.log.append({"step": i, "loss": round(float(loss), 5)} | peek[0](unet.eval(), i))
+                run.log.append({"step": i, "loss": round(float(loss.detach()), 5)} | peek[0](unet.eval(), i))
             unet.train()
     return run.averaged().eval(), run
