@@ -417,8 +417,8 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         if (now := _prediction(self.scheduler)) != self._predicts and None not in (now, self._predicts):
             warnings.warn(
                 f"The scheduler takes what the U-Net predicts for {now!r}, and this pipeline was made with "
-                f"one for {self._predicts!r}: the pictures may be noise. Make it from the old configuration: "
-                f"{type(self.scheduler).__name__}.from_config(pipe.scheduler.config).",
+                f"one for {self._predicts!r}: the pictures may be noise. Load the pipeline again, and write "
+                f"pipe.scheduler = {type(self.scheduler).__name__}.from_config(pipe.scheduler.config).",
                 stacklevel=6,
             )
         needed = ["unet", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"]

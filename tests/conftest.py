@@ -120,3 +120,17 @@ def tiny_pipe(tiny_parts):
     pipe = StoryPipeline(**tiny_parts, force_zeros_for_empty_prompt=False, add_watermarker=False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture
+def known_pipe(tiny_pipe, tmp_path):
+    """That pipeline with an identity encoder of random weights, saved and loaded as a reader would."""
+    from transformers import CLIPVisionConfig
+
+    from storydiff_lite.identity import IDEncoder
+
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPVisionConfig(**sizes, image_size=32, patch_size=8, projection_dim=16, projection_dim_2=16)
+    IDEncoder(config).save_pretrained(tmp_path / "id")
+    return tiny_pipe.load_identity(tmp_path / "id")

@@ -599,16 +599,6 @@ def test_trigger_word_without_pictures_is_told(tiny_pipe):
         tiny_pipe.encode_identity_prompt("a bear in the forest", 1)
 
 
-@pytest.fixture
-def known_pipe(tiny_pipe, tmp_path):
-    """A pipeline with an identity encoder of random weights, saved and loaded as a reader would."""
-    torch.manual_seed(3)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = CLIPVisionConfig(**sizes, image_size=32, patch_size=8, projection_dim=16, projection_dim_2=16)
-    IDEncoder(config).save_pretrained(tmp_path / "id")
-    return tiny_pipe.load_identity(tmp_path / "id")
-
-
 PEOPLE = ["a bear img reads in the forest", "a bear img sleeps on the beach", "the empty city"]
 FACES = [Image.new("RGB", (40, 40), c) for c in ("red", "green", "blue")]
 
