@@ -15,7 +15,7 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import
 from diffusers.utils.torch_utils import randn_tensor
 
 from .adapters import use_lora
-from .guidance import guide, rescale
+from .guidance import guide, guided_steps, rescale
 from .prompts import LazyPromptEmbeds
 from .schedule import stable_random
 from .windows import Pass
@@ -34,6 +34,7 @@ def denoise(
     first=0,
     callback=None,
     callback_inputs=("latents",),
+    guidance=(0.0, 1.0),
     **step_arguments,
 ):
     """Denoise the panels of S stories together.
@@ -56,11 +57,14 @@ def denoise(
         The first step (from 0) that reads the identity; the first to do (others were done in another call).
     callback, callback_inputs
         ``callback(pipe, step, t, tensors) -> tensors`` after each step; names of the tensors that it gets.
+    guidance : (float, float)
+        The shares of the steps between which there is guidance.
 
     Returns
     -------
     Tensor [B, 4, h, w]
     """
+    guided = guided_steps(len(timesteps), *guidance)
     latents = latents() if callable(latents) else latents
     with use_lora(pipe.unet, False), pipe.progress_bar(total=len(timesteps)) as bar:
         for i, t in enumerate(timesteps):
@@ -77,7 +81,8 @@ def denoise(
             x = scheduler.scale_model_input(latents, t)
             scales = pipe.guidance_scale, pipe.guidance_rescale
             # [B, 4, h, w]
-            pred = predict(pipe.unet, x, t, conditioning, plan, i, passes, *scales)
+            read = conditioning if i in guided else conditioning.conditional
+            pred = predict(pipe.unet, x, t, read, plan, i, passes, *scales)
             after = scheduler.step(pred, t, latents, **step_arguments, return_dict=False)[0]
             latents = after.to(latents.dtype)
             del x, pred, after  # not beside the next step's
@@ -156,6 +161,12 @@ class Conditioning:
         halves = tuple(encode(texts) for texts in halves)  # lazy, or [B, 77, D] and [B, P] each
         found = cls(halves, add_time_ids.expand(len(prompts) * len(halves), -1), identity_prompts)
         return found.reading(identity=False) if any(identity_prompts) else found
+
+    @property
+    def conditional(self):
+        """The half with the prompts alone: no guidance."""
+        batch = len(self.add_time_ids) // len(self.halves)
+        return replace(self, halves=self.halves[-1:], add_time_ids=self.add_time_ids[-batch:])
 
     def rows(self, rows):
         """States [H R, 77, D], pooled [H R, P] and sizes [H R, 6] of R panels (LongTensor [R])."""

@@ -53,6 +53,19 @@ class NotANumberError(ValueError):
     """A model gave nan or infinite numbers instead of a picture."""
 
 
+def _as_sdxl(init):
+    """An ``__init__`` that says of itself what SDXL's does, from which diffusers knows what a pipeline is made
+    of, and the two limits of guidance.
+    """
+    base, limits = StableDiffusionXLPipeline.__init__, ("guidance_start", "guidance_stop")
+    init = functools.wraps(base)(init)
+    init.__annotations__ = base.__annotations__ | dict.fromkeys(limits, float | None)
+    by_name = functools.partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY, default=None)
+    own = inspect.signature(base)
+    init.__signature__ = own.replace(parameters=[*own.parameters.values(), *map(by_name, limits)])
+    return init
+
+
 class StoryPipeline(Loading, StableDiffusionXLPipeline):
     """Tells stories with any SDXL weights.
 
@@ -65,14 +78,23 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
     reading_rule, attention_plan = staticmethod(cast.by_character), AttentionPlan
     prompt_encoder = PromptEncoder
 
-    @functools.wraps(StableDiffusionXLPipeline.__init__)
-    def __init__(self, *args, **kwargs):
-        """As ``StableDiffusionXLPipeline``; what is not said is as where the parts come from."""
+    @_as_sdxl
+    def __init__(self, *args, guidance_start=None, guidance_stop=None, **kwargs):
+        """As ``StableDiffusionXLPipeline``; what is not said is as where the parts come from.
+
+        Parameters
+        ----------
+        guidance_start, guidance_stop : float, optional
+            Of `settings.StorySettings`: what a call of this pipeline takes by default; 0 and 1.
+        """
         given = inspect.signature(super().__init__).bind(*args, **kwargs).arguments
+        own = {"guidance_start": guidance_start, "guidance_stop": guidance_stop}
         for name, value in getattr(given.get("unet"), "drawn_with", {}).items():
-            if given.get(name) is None:
-                kwargs[name] = value
+            if (given | own).get(name) is None:
+                (own if name in own else kwargs)[name] = value
         super().__init__(*args, **kwargs)
+        limits = {"guidance_start": 0.0, "guidance_stop": 1.0}
+        self.register_to_config(**limits | {k: v for k, v in own.items() if v is not None})
         self._predicts = _prediction(self.scheduler)
 
     @property
@@ -86,6 +108,8 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
             parts["unet"].drawn_with = {
                 "force_zeros_for_empty_prompt": self.config.force_zeros_for_empty_prompt,
                 "add_watermarker": self.watermark is not None,
+                "guidance_start": self.config.guidance_start,
+                "guidance_stop": self.config.guidance_stop,
             }
         return parts
 
@@ -152,6 +176,8 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         start_merge_step=None,
         num_inference_steps=None,
         guidance_scale=5.0,
+        guidance_start=None,
+        guidance_stop=None,
         guidance_rescale=0.0,
         seed=0,
         negative_prompt=None,
@@ -332,7 +358,8 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         f = len(stories[0])
         inputs.check(settings, self.scheduler, self._callback_tensor_inputs)
         negatives = settings.negatives(f)
-        steps = settings.num_inference_steps or default_steps(self.scheduler)
+        steps, guidance = default_steps(self.scheduler), self.guidance_interval(settings)
+        steps = settings.num_inference_steps or steps
         plan = StoryPlan.of(self, stories, seeds, settings, id_images, steps, height / width)
         self._guidance_scale, self._guidance_rescale = settings.guidance_scale, settings.guidance_rescale
         self._interrupt = False
@@ -371,6 +398,7 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
                 first,
                 inputs.callback_on_step_end,
                 inputs.callback_on_step_end_tensor_inputs,
+                guidance,
                 **step_arguments,
             )
 
@@ -479,6 +507,21 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         if output_type == "pil":
             return [image for part in images for image in part]
         return torch.cat(images) if output_type == "pt" else np.concatenate(images)
+
+    def guidance_interval(self, settings):
+        """The shares of the steps (start, stop) between which a story is guided; what its settings leave open
+        is this pipeline's own.  ValueError where there is nothing between them.
+        """
+        start, stop = (
+            getattr(self.config, name) if getattr(settings, name) is None else getattr(settings, name)
+            for name in ("guidance_start", "guidance_stop")
+        )
+        if start >= stop:
+            raise ValueError(
+                f"guidance_start is {start} and guidance_stop {stop}: no step would be guided. Give a start "
+                "before the stop, or guidance_scale=1 for no guidance."
+            )
+        return start, stop
 
     def picture_size(self, height=None, width=None):
         """Pixels [height, width], from the model's config where they are not given; ValueError where the

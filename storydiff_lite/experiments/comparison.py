@@ -23,6 +23,7 @@ from diffusers import StableDiffusionXLPipeline
 
 from .. import weights, world
 from ..denoising import initial_noise
+from ..guidance import guided_steps
 from ..judge import FREE
 from ..motion import fit_pixels
 from ..training.identity import with_trigger
@@ -84,6 +85,13 @@ def tell_with_adapter(
 ):
     """Pictures [F, 3, H, W] in 0..1 of each story, from the noise that ``pipe`` would begin with."""
     side = pipe.unet.config.sample_size
+    limits = pipe.config.guidance_start, pipe.config.guidance_stop
+    steps = guided_steps(num_inference_steps, *limits)
+
+    def guided(step):
+        """The scale after a step: as of ``pipe``; hardly any is none, and keeps both halves."""
+        return guidance_scale if step + 1 in steps else 1 + 1e-6
+
     for prompts, seed, pictures in zip(stories, seeds, images, strict=True):
         noise, generator = initial_noise([seed], len(prompts), (4, side, side))
         yield plain(
@@ -92,7 +100,10 @@ def tell_with_adapter(
             latents=noise.to(pipe.device),
             generator=generator,
             num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
+            guidance_scale=guided(-1),
+            callback_on_step_end=lambda plain, step, t, tensors: (
+                setattr(plain, "_guidance_scale", guided(step)) or tensors
+            ),
             output_type="pt",
         ).images
 

@@ -132,5 +132,5 @@ def rows(pipe, judge, setting, seeds, **more):
 
 
 EXPERIMENT = story_experiment(
-    "consistency", settings, rows, KINDS, stories=60, golden=("rate 1, all layers, one noise",)
+    "consistency", settings, rows, KINDS, stories=100, golden=("rate 1, all layers, one noise",)
 )

@@ -119,7 +119,7 @@ def tell(
     pipe = pipe or load_pipe(recipe, *where)
     if video:
         transition_pipe = load_transition_pipe(recipe, *where, base=pipe if shares else None)
-    recipe = recipe.complete(pipe.scheduler)
+    recipe = recipe.complete(pipe)
     height, width = pipe.picture_size(recipe.settings["height"], recipe.settings["width"])
     check_page(len(story.panels), width, height, recipe.size)
     if video and hasattr(transition_pipe, "check"):

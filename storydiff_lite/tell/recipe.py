@@ -110,17 +110,19 @@ class Recipe:
         """`settings.VideoSettings`."""
         return VideoSettings(**self.video)
 
-    def complete(self, scheduler=None):
+    def complete(self, pipe=None):
         """The same with all settings written out, as a comic carries it: no default can change under it.
 
         Parameters
         ----------
-        scheduler : diffusers scheduler, optional
-            Decides the number of steps where the recipe does not.
+        pipe : StoryPipeline, optional
+            Decides the number of steps, and which are guided, where the recipe does not.
         """
         settings = carried(StorySettings) | {"schedule": "always"} | self.settings
-        if scheduler is not None and settings["num_inference_steps"] is None:
-            settings["num_inference_steps"] = default_steps(scheduler)
+        if pipe is not None:
+            settings["num_inference_steps"] = settings["num_inference_steps"] or default_steps(pipe.scheduler)
+            limits = pipe.guidance_interval(StorySettings(**settings | {"schedule": None}))
+            settings |= zip(("guidance_start", "guidance_stop"), limits, strict=True)
         whole = replace(self, settings=settings, video=carried(VideoSettings) | self.video)
         return Recipe(**json.loads(json.dumps(asdict(whole), default=_written)))
 
@@ -167,6 +169,8 @@ def read_recipe(png):
         if found["version"] != 1 or more:
             what = ", ".join(sorted(more)) or f"version {found['version']}"
             raise RecipeError(f"{png} was written by another version of storydiff ({what}).")
+        if "guidance_start" not in recipe.get("settings", {"guidance_start"}):  # of before it could be limited
+            recipe["settings"] |= {"guidance_start": 0.0, "guidance_stop": 1.0}
         if recipe.get("video"):  # one of before there were these two
             recipe["video"] = {"lora": None, "refine": 0.0} | _possible(recipe["video"])
         return Recipe(**recipe), found["made"]

@@ -12,6 +12,7 @@ from transformers import CLIPImageProcessorPil
 
 from .. import int8, known_rows, weights
 from ..prompts import KNOWN_ROWS
+from ..settings import GUIDED
 from . import cards, clip, judge, unet
 from .parts import Parts
 
@@ -80,6 +81,8 @@ def pack(parts: Parts):
             image_std=[0.5] * 3,
         ),
     ).to("cpu", torch.float16)
+    start, stop = GUIDED  # diffusers' pipeline knows nothing of them
+    pipe.register_to_config(guidance_start=start, guidance_stop=stop)
     micro = put("micro", pipe.save_pretrained, cut_texts)
     inside = {"vae": ("vae",), "unet": ("unet",), "clip": ("text_encoder", "text_encoder_2", "image_encoder")}
     files |= {part: [f for f in micro if f.parent.name in names] for part, names in inside.items()}
