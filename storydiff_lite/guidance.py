@@ -1,8 +1,6 @@
 """Classifier-free guidance: away from what the model predicts without the caption, towards what it predicts
 with it."""
 
-import math
-
 import torch
 
 
@@ -32,7 +30,7 @@ def guided_steps(steps, start=0.0, stop=1.0):
     >>> list(guided_steps(12, 0.25, 0.75))
     [3, 4, 5, 6, 7, 8]
     """
-    return range(math.ceil(start * steps - 1e-6), math.ceil(stop * steps - 1e-6))
+    return range(round(start * steps), round(stop * steps))
 
 
 def guide(uncond, cond, scale):
