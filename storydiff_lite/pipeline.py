@@ -54,8 +54,8 @@ class NotANumberError(ValueError):
 
 
 def _as_sdxl(init):
-    """An ``__init__`` that says of itself what SDXL's does, from which diffusers knows what a pipeline is made
-    of, and the two limits of guidance.
+    """An ``__init__`` with SDXL's signature, which tells diffusers what a pipeline is made of, and with
+    the two limits of guidance.
     """
     base, limits = StableDiffusionXLPipeline.__init__, ("guidance_start", "guidance_stop")
     init = functools.wraps(base)(init)
@@ -516,7 +516,7 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
             getattr(self.config, name) if getattr(settings, name) is None else getattr(settings, name)
             for name in ("guidance_start", "guidance_stop")
         )
-        if start >= stop:
+        if start >= stop and settings.guidance_scale > 1:
             raise ValueError(
                 f"guidance_start is {start} and guidance_stop {stop}: no step would be guided. Give a start "
                 "before the stop, or guidance_scale=1 for no guidance."

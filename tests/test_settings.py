@@ -96,3 +96,14 @@ def test_a_comic_of_before_is_read(tmp_path):
     found, _ = read_recipe(tmp_path / "a.png")
     assert found.settings == {"num_inference_steps": 25}
     assert found.video == {"frames": 9, "lora": None, "refine": 0.0}
+
+
+def test_a_comic_of_before_was_guided_in_all_steps(tmp_path):
+    recipe = vars(Recipe("a bear").complete())
+    for name in ("guidance_start", "guidance_stop"):
+        del recipe["settings"][name]
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt(KEY, json.dumps({"version": 1, "recipe": recipe, "made": {}}))
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", pnginfo=info)
+    found = read_recipe(tmp_path / "a.png")[0].settings
+    assert (found["guidance_start"], found["guidance_stop"]) == (0.0, 1.0)

@@ -249,7 +249,7 @@ def describe(pipe, words, kept, weights):
                 "side": side,
             }
         )
-    config = pipe.scheduler.config
+    config, guided = pipe.scheduler.config, [pipe.config.guidance_start, pipe.config.guidance_stop]
     return {
         "version": 1,
         "words": words,
@@ -263,7 +263,7 @@ def describe(pipe, words, kept, weights):
         "scaling": pipe.vae.config.scaling_factor,
         "alphas": pipe.scheduler.alphas_cumprod.tolist(),
         "layers": layers,
-        "defaults": {"steps": 8, "guidance": 5.0, "rate": 0.5},
+        "defaults": {"steps": 8, "guidance": 5.0, "guided": guided, "rate": 0.5},
         "preview": preview(pipe),
         "weights": weights,
         "sampler": {"name": type(pipe.scheduler).__name__, **{k: config[k] for k in SAMPLER if k in config}},

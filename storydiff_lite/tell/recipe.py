@@ -169,8 +169,8 @@ def read_recipe(png):
         if found["version"] != 1 or more:
             what = ", ".join(sorted(more)) or f"version {found['version']}"
             raise RecipeError(f"{png} was written by another version of storydiff ({what}).")
-        if "guidance_start" not in recipe.get("settings", {"guidance_start"}):  # of before it could be limited
-            recipe["settings"] |= {"guidance_start": 0.0, "guidance_stop": 1.0}
+        if "guidance_scale" in recipe.get("settings", {}):  # of before: guided in all steps
+            recipe["settings"] = {"guidance_start": 0.0, "guidance_stop": 1.0} | recipe["settings"]
         if recipe.get("video"):  # one of before there were these two
             recipe["video"] = {"lora": None, "refine": 0.0} | _possible(recipe["video"])
         return Recipe(**recipe), found["made"]

@@ -60,9 +60,10 @@ function comicCanvas({ pictures, captions, side }) {
   return canvas;
 }
 /** What `storydiff retell` reads: tell/recipe.py. */
-function recipeOf(story, { rate, steps, guidance, sameNoise, layerNames, seed, apart, picks }) {
+function recipeOf(story, { rate, steps, guidance, guided, sameNoise, layerNames, seed, apart, picks }) {
   const settings = {
-    consistency: rate, num_inference_steps: steps, guidance_scale: guidance, same_noise: Boolean(sameNoise),
+    consistency: rate, num_inference_steps: steps, guidance_scale: guidance, guidance_start: guided[0], guidance_stop: guided[1],
+    same_noise: Boolean(sameNoise),
     layers: layerNames, picks, apart, generator: "portable",
   };
   return {

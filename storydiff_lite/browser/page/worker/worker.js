@@ -140,7 +140,7 @@ function checked(o) {
   const { meta } = state;
   const { prompts, rate = meta.defaults.rate, steps = meta.defaults.steps, guidance = meta.defaults.guidance } = o;
   const { seed = 0, solver = "unipc", layers = "up", variant = null, sameNoise = false } = o;
-  const { apart = "words", picks = "random" } = o;
+  const { apart = "words", picks = "random", guided = meta.defaults.guided } = o;
   const of = (key, nothing) => prompts.map((_, i) => (o[key] && o[key][i]) || nothing); // for every panel
   const told = { noCharacter: of("noCharacter", false), carried: of("carried", null) };
   for (const key of ["characters", "places", "described"]) told[key] = of(key, []);
@@ -163,7 +163,7 @@ function checked(o) {
     const least = Math.min(...[...chosen].map((l) => roundEven(rate * meta.layers[l].tokens)));
     if (!least) throw new PlainError("nothing", "With only the others' tokens there is nothing to read at rate 0: choose a higher rate.");
   }
-  return { ...o, ...told, prompts, rate, steps, guidance, seed, solver, variant, sameNoise, apart, picks, chosen };
+  return { ...o, ...told, prompts, rate, steps, guidance, seed, solver, variant, sameNoise, apart, picks, guided, chosen };
 }
 function wordComplaint({ panel, word, nearest }) {
   const near = nearest === null ? " Choose words from the lists." : ` Did you mean "${nearest}"?`;
@@ -179,7 +179,8 @@ async function draw(args, tell, cancelled) {
   const [panels, size] = [o.prompts.length, meta.latent.reduce((a, b) => a * b)];
   const halves = o.guidance > 1 ? 2 : 1;
   const text = await encodePrompts(o.prompts, o.carried);
-  const groups = groupsOf(o).map((g) => ({ ...g, runs: runsOf(o, g, halves, text) }));
+  const groups = groupsOf(o).map((g) => ({ ...g, guided: runsOf(o, g, halves, text), unguided: runsOf(o, g, 1, text) }));
+  const [from, to] = o.guided.map((share) => roundEven(share * o.steps));
   let x = new Float32Array(panels * size);
   for (let p = 0; p < panels; p++) x.set(panelNoise(o.seed, o.sameNoise ? 0 : p, size), p * size);
   // how much of each place's cross-attention fell on words, in the steps before
@@ -193,7 +194,7 @@ async function draw(args, tell, cancelled) {
     if (cancelled()) throw new PlainError("cancelled", "Cancelled.");
     const began = performance.now();
     const v = new Float32Array(panels * size);
-    for (const group of groups) await predict(o, group, x, step, t, v);
+    for (const g of groups) await predict(o, { ...g, runs: from <= step && step < to ? g.guided : g.unguided }, x, step, t, v);
     let clean;
     [x, clean] = solver.step(x, v, t);
     if (o.film) film.push(clean.slice(o.film.panel * size, (o.film.panel + 1) * size));
