@@ -6,7 +6,7 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storydiff_lite.guidance import guide, rescale
+from storydiff_lite.guidance import guide, guided_steps, rescale
 
 
 def pair(seed=0):
@@ -44,3 +44,18 @@ def test_rescale_ends():
 def test_bad_amount(amount):
     with pytest.raises(ValueError, match="guidance_rescale"):
         rescale(torch.ones(1, 2), torch.ones(1, 2), amount)
+
+
+@pytest.mark.parametrize(
+    "steps, start, stop, first, last",
+    [
+        (12, 0.25, 0.75, 3, 8),
+        (8, 0.25, 0.75, 2, 5),
+        (25, 0.25, 0.75, 6, 18),
+        (12, 0, 1, 0, 11),
+        (1, 0.25, 0.75, 0, 0),
+    ],
+)
+def test_guided_steps(steps, start, stop, first, last):
+    found = guided_steps(steps, start, stop)
+    assert (found[0], found[-1]) == (first, last)

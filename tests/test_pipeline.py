@@ -29,6 +29,7 @@ from storydiff_lite.identity import IDEncoder
 from storydiff_lite.pictures import as_rgb
 from storydiff_lite.pipeline import NotANumberError, StoryPipeline
 from storydiff_lite.schedule import SamplingSchedule
+from storydiff_lite.settings import GUIDED
 from storydiff_lite.story import Panel
 from storydiff_lite.tokens import TriggerWordError
 
@@ -255,6 +256,50 @@ def test_guidance_that_a_callback_switches_off(tiny_parts, tiny_pipe, consistenc
     close(tiny_pipe(STORY, consistency=0, **call | {"callback_on_step_end": only_scale}).images, want)
 
 
+@pytest.mark.parametrize("consistency", [0, 0.5])
+def test_guidance_in_some_steps_is_calls_with_and_without(tiny_pipe, consistency):
+    """Steps 1 and 2 of 4; the same as a call without guidance, one with it and one without, each going on."""
+    kept, rows = {}, []
+
+    def keep(pipe, i, t, tensors):
+        kept[i] = tensors["latents"]
+
+    call = {"num_inference_steps": 4, "output_type": "latent", "consistency": consistency, "seed": 3}
+    counted = tiny_pipe.unet.register_forward_pre_hook(lambda unet, args: rows.append(len(args[0])))
+    found = tiny_pipe(STORY, guidance_scale=4.0, guidance_start=0.25, guidance_stop=0.75, **call).images
+    counted.remove()
+    assert rows == [3, 6, 6, 3]  # an unguided step costs half
+    tiny_pipe(STORY, guidance_scale=1.0, callback_on_step_end=keep, **call)
+    tiny_pipe(STORY, guidance_scale=4.0, resume=(1, kept[0]), callback_on_step_end=keep, **call)
+    want = tiny_pipe(STORY, guidance_scale=1.0, resume=(3, kept[2]), **call).images
+    torch.testing.assert_close(found, want)
+    assert not torch.allclose(found, tiny_pipe(STORY, guidance_scale=4.0, **call).images)
+
+
+def test_a_pipeline_remembers_in_which_steps_it_is_guided(tiny_parts, tiny_pipe, tmp_path):
+    call = {"guidance_scale": 4.0, "num_inference_steps": 4, "output_type": "np"}
+    want = tiny_pipe(STORY, guidance_start=0.25, guidance_stop=0.75, **call).images
+    more = {"force_zeros_for_empty_prompt": False, "add_watermarker": False}
+    pipe = StoryPipeline(**tiny_parts, guidance_start=0.25, guidance_stop=0.75, **more)
+    pipe.save_pretrained(tmp_path / "saved")
+    others = StoryPipeline(**pipe.components), StoryPipeline.from_pipe(pipe)
+    for p in (pipe, *others, StoryPipeline.from_pretrained(tmp_path / "saved")):
+        p.set_progress_bar_config(disable=True)
+        close(p(STORY, **call).images, want)
+        whole = p(STORY, guidance_start=0, guidance_stop=1, **call).images
+        close(whole, tiny_pipe(STORY, **call).images)
+    micro = StoryPipeline.from_pretrained("micro")
+    assert (micro.config.guidance_start, micro.config.guidance_stop) == GUIDED
+
+
+@pytest.mark.parametrize("limits", [(0.5, 0.5), (0.75, 0.25), (1, None)])
+def test_no_step_to_guide_is_told(tiny_pipe, limits):
+    start, stop = limits
+    with pytest.raises(ValueError, match="guidance_start is .* no step would be guided"):
+        tiny_pipe(STORY, guidance_start=start, guidance_stop=stop, **FEW)
+    tiny_pipe(STORY, guidance_scale=1.0, guidance_start=start, guidance_stop=stop, **FEW)
+
+
 @pytest.mark.parametrize("panels", [1, 3])
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_diffusers_cutoff_callback(tiny_parts, tiny_pipe, panels, wrapped):
@@ -466,6 +511,8 @@ def test_the_shipped_model_may_be_named_by_a_path(monkeypatch, tmp_path):
         ({"consistency": "much"}, TypeError, "must be a number"),
         ({"guidance_scale": float("nan")}, ValueError, "guidance_scale"),
         ({"guidance_rescale": 2}, ValueError, "guidance_rescale"),
+        ({"guidance_start": 2}, ValueError, "guidance_start"),
+        ({"guidance_stop": "end"}, TypeError, "guidance_stop must be a number"),
         ({"num_inference_steps": 0}, ValueError, "at least 1"),
         ({"height": 36}, ValueError, "multiples of 8.*32 and 40"),
         ({"width": 4}, ValueError, "multiples of 8"),

@@ -82,7 +82,9 @@ def test_a_comic_says_how_many_steps_it_took(tiny_pipe, tmp_path, kind, steps):
     tiny_pipe.tell_many(["a bear"], output_type="latent", num_inference_steps=2)
     assert tiny_pipe.num_timesteps == 2
     tell(Recipe("a bear"), tmp_path / "a.png", pipe=tiny_pipe, progress=False)
-    assert read_recipe(tmp_path / "a.png")[0].settings["num_inference_steps"] == steps
+    settings = read_recipe(tmp_path / "a.png")[0].settings
+    assert settings["num_inference_steps"] == steps
+    assert (settings["guidance_start"], settings["guidance_stop"]) == (0.0, 1.0)  # this model's own
     again = retell(tmp_path / "a.png", tmp_path / "b.png", pipe=tiny_pipe, progress=False)
     assert again.same and tiny_pipe.num_timesteps == steps
 
