@@ -73,8 +73,9 @@ def assert_clean(visit):
     [
         ({"noCharacter": [False, False, True]}, {}),
         ({"layers": "all", "rate": 1, "sameNoise": True, "guidance": 1}, {"guidance_scale": 1.0}),
+        ({"guided": [0, 1]}, {"guidance_start": 0.0, "guidance_stop": 1.0}),
     ],
-    ids=["NC", "all layers, same noise, no guidance"],
+    ids=["NC", "all layers, same noise, no guidance", "guided from beginning to end"],
 )
 def test_pixels_are_those_of_python(visit, python, options, settings):
     prompts = [*STORY, "an empty scene on the moon"]

@@ -69,7 +69,7 @@ const CONTROLS = {
     return control;
   },
   sameNoise: (id) => check(id, "all panels begin with the same noise", false),
-  allSteps: (id) => check(id, "guidance in all steps, not in the middle half alone", false),
+  allSteps: (id) => check(id, "guided from beginning to end, not in the middle half alone", false),
   live: (id) => check(id, "draw again when a slider moves", true),
   groups: (id, d) => choices(id, "checkbox", "Layers in which panels read each other", [["down", "down"], ["mid", "middle"], ["up", "up"]], d.groups),
   variant: (id) =>
