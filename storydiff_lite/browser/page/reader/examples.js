@@ -37,7 +37,7 @@ const ONE = "a bear reading a book in the snow";
 const THREE = EXAMPLES[FIRST].split("\n").slice(0, 3).join("\n");
 
 const VIEWS = {
-  tell: { name: "Tell your own story", story: FIRST, controls: ["rate", "seed"], both: true, fixed: { rate: 1, layers: "all", sameNoise: true } },
+  tell: { name: "Tell your own story", story: FIRST, controls: ["rate", "seed"], both: true, fixed: { rate: 1, layers: "all" } },
   guidance: { name: "Guidance and steps, live", text: ONE, controls: ["guidance", "steps", "seed", "allSteps", "live"], film: true, fixed: { rate: 0 } },
   attention: { name: "Consistent self-attention, live", text: THREE, controls: ["rate", "groups", "variant", "sameNoise", "seed"], both: true, keep: 4, fixed: { rate: 1, groups: ["down", "mid", "up"] } },
   maps: { name: "What your own story reads", text: THREE, controls: ["rate", "seed"], maps: true, fixed: { layers: "all" } },
