@@ -12,6 +12,8 @@ from .records import PANELS, Experiment, header, judged, sweep
 
 KINDS = ("agreement", "fidelity", "clean")
 STEPS = 12  # denoising steps: what the model draws with by default
+#: guidance in all steps, and not in the micro model's own: what some records still measure
+ALL_GUIDED = {"guidance_start": 0.0, "guidance_stop": 1.0}
 
 
 def story(i: int, panels: int = 4) -> list[str]:

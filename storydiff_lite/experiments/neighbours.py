@@ -1,7 +1,8 @@
 """StoryDiffusion beside its neighbours, on one model, with one judge (chapter 12).
 
-Stories of four panels, each under one seed, in 12 steps; the same stories in every setting.  Prompts leave
-the looks free, but for settings with a ``text``: there panel 1, or every panel, names them.
+Stories of four panels, each under one seed, in 12 steps, all of them guided; the same stories in every
+setting.  Prompts leave the looks free, but for settings with a ``text``: there panel 1, or every panel, names
+them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 
 from .. import neighbours, weights, world
 from ..judge import FREE
-from .consistency import STEPS, story, story_experiment
+from .consistency import ALL_GUIDED, STEPS, story, story_experiment
 from .records import interval, judged, short, summary
 
 KINDS = ("agreement", "fidelity", "clean", "scene", "named")
@@ -104,6 +105,7 @@ def draw(pipe, setting: dict, i: int, seed=None, **call):
     """
     seed, prompts, match = i if seed is None else seed, prompts_of(i, setting.get("text")), None
     call = {"num_inference_steps": STEPS, "seed": seed, "consistency": setting["consistency"]} | call
+    call = ALL_GUIDED | call
     call |= {k: setting[k] for k in ("layers",) if k in setting}
     if setting.get("match"):
         once = {k: v for k, v in setting.items() if k != "match"}
