@@ -9,6 +9,8 @@ import pytest
 import slides
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
+from storydiff_lite.show import figures
+
 each_chapter = pytest.mark.parametrize("path", chapters.find([]), ids=lambda p: p.stem)
 
 
@@ -104,6 +106,19 @@ def test_pictures_and_short_tables_are_shown():
     assert found[1].startswith("## A section") and "It begins. It goes on." in found[1]
     assert found[2].startswith("### A section") and FIGURE in found[2]
     assert "rate 0   0.2" in found[3] and len(found) == 4
+
+
+def test_a_long_table_is_divided_evenly():
+    """No row is lost, each part has the head, and the caption says which part it is."""
+    rows = [[f"setting {k}", str(k)] for k in range(slides.NUMBERS + 2)]
+    long = new_output("display_data", data={"text/html": figures.table_html(["setting", "x"], rows, "n = 9")})
+    short = new_output("display_data", data={"text/html": figures.table_html(["setting", "x"], rows[:-2])})
+    first, second, whole = deck_of(new_markdown_cell("## A table"), screen(outputs=[long, short]))[1:]
+    assert "Part 1 of 2. n = 9" in first and "Part 2 of 2. n = 9" in second and "Part" not in whole
+    assert first.count("<thead>") == second.count("<thead>") == 1
+    assert re.findall(r"setting \d+", first + second) == [name for name, _ in rows]
+    count = [s.count('scope="row"') for s in (first, second, whole)]
+    assert max(count) == count[2] == slides.NUMBERS and abs(count[0] - count[1]) <= 1
 
 
 def test_exercises_and_what_is_for_reading_are_left_out():

@@ -2,10 +2,10 @@
 
 No cell is marked for it; rules choose what is shown. Each section gives a slide with its heading, how it
 begins (with the list that this announces) and its equations, a slide for each of its pictures, listings and
-short tables, and, where a heading names the code, what of it fits on a screen. A quiz is a slide whose
-answers unfold; what is live on the site is named. Exercises, appendices, and the sections of `SKIPPED`, are
-left out. `slides/notes.md` has notes for the speaker, for a section by its
-heading: what to ask, and what to point at. nbconvert makes the pages; everything that they load lies beside
+tables (a long one is divided), and, where a heading names the code, what of it fits on a screen. A quiz is a
+slide whose answers unfold; what is live on the site is named. Exercises, appendices, and the sections of
+`SKIPPED`, are left out. `slides/notes.md` has notes for the speaker, for a section by its heading: what to
+ask, and what to point at. nbconvert makes the pages; everything that they load lies beside
 them, so they work from a folder, with no network.
 """
 
@@ -35,7 +35,7 @@ SKIPPED = ("Exercises", "Further reading", "When something is wrong")
 WORDS = 60  # of a section's beginning
 ROWS, COLUMNS = 18, 118  # of a printed table
 CELLS = 10  # lines of a Markdown table
-NUMBERS = 16  # rows of a table of numbers
+NUMBERS = 13  # rows of a table of numbers; a longer one is divided evenly
 ITEMS, ITEM = 7, 25  # of a list, and words of each
 WIDTH, HEIGHT = 1080, 590  # pixels that a listing may take of a slide of 1120 x 700
 SMALL, LARGE = 15, 24  # pixels of its letters
@@ -91,6 +91,23 @@ def items(text: str) -> list[str]:
     """How each item of a list begins, as one list; nothing where there is none."""
     found = [beginning(item, ITEM) for item in ITEMIZED.findall(text)[:ITEMS]]
     return ["\n".join(f"- {item}" for item in found)] * bool(found)
+
+
+def parts(table: str) -> list[str]:
+    """A table of numbers as tables of at most `NUMBERS` rows; the captions say which part each is."""
+    head, body = table.split("<tbody>")
+    rows = re.findall(r"<tr>.*?</tr>", body, re.S)
+    count = -(-len(rows) // NUMBERS)
+    each = -(-len(rows) // max(count, 1))
+    if count < 2:
+        return [table]
+    if "<caption>" not in head:
+        head = head.replace("<thead>", "<caption></caption><thead>")
+    return [
+        head.replace("<caption>", f"<caption>Part {k + 1} of {count}. ")
+        + f"<tbody>{''.join(rows[k * each : (k + 1) * each])}</tbody></table>"
+        for k in range(count)
+    ]
 
 
 def speaker_notes() -> dict[str, dict[str, str]]:
@@ -197,7 +214,7 @@ class Deck:
             shown[-1].source += f"\n\n{LIVE}"
 
     def run(self, cell) -> None:
-        """Pictures and short tables that a code cell gave, the code of a screen, and what is live."""
+        """Pictures and tables that a code cell gave, the code of a screen, and what is live."""
         if self.skipping or not self.title:
             return
         hidden = FOLDED & set(chapters.tags(cell))
@@ -211,8 +228,8 @@ class Deck:
             for figure in FIGURE.findall(page):
                 self.more(" ".join(figure.split()))  # an empty line would end it
             for table in TABLE.findall(page):
-                if table.count("<tr>") <= NUMBERS:
-                    self.more(" ".join(table.split()))
+                for part in parts(" ".join(table.split())):
+                    self.more(part)
         printed = "".join(o.text for o in cell.outputs if o.output_type == "stream").rstrip()
         lines = printed.split("\n")
         if hidden and 1 < len(lines) <= ROWS and max(map(len, lines)) <= COLUMNS:
