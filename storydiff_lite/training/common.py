@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import time
-from contextlib import contextmanager
 from dataclasses import InitVar, dataclass
 from pathlib import Path
 
@@ -224,15 +223,6 @@ class Run:
         if self.ema:
             self.model.load_state_dict(self.ema, strict=False)
         return self.model
-
-    @contextmanager
-    def with_average(self):
-        """Within this block the model has the average of its weights; afterwards its own again."""
-        own = {n: p.detach().clone() for n, p in self.model.named_parameters()}
-        try:
-            yield self.averaged()
-        finally:
-            self.model.load_state_dict(own, strict=False)
 
     def save(self):
         if self.processes.rank > 0:

@@ -370,7 +370,6 @@ def train(
     channels=CHANNELS,
     name="unet",
     start=None,
-    peek=None,
     dtype=None,
     **run,
 ):
@@ -383,9 +382,6 @@ def train(
     ----------
     start : dict, optional
         Weights to begin with, all or some of them.
-    peek : (callable, float), optional
-        ``look(unet, step) -> dict``, called with the averaged weights, and every how many seconds; what it
-        finds goes into the log.
     dtype : torch.dtype, optional
         Of the arithmetic, as of `common.arithmetic`.
     **run
@@ -406,7 +402,6 @@ def train(
     empty = prompts.ids([""])[0].int().to(device)
     schedule = noise_schedule(device)
     net = torch.compile(unet, dynamic=False) if torch.device(device).type == "cuda" else unet
-    looked = run.seconds
     for i in run.steps():
         rng = random.Random(f"unet/{seed}/{i}")
         panels = rng.choice(tuple(learnt))
@@ -416,9 +411,4 @@ def train(
         how = {"late": panels > 1, "weight": weight, "mine": mine, "dtype": dtype}
         loss = velocity_loss(net, schedule, x, *given, **how)
         run.update(loss, i)
-        if peek and run.seconds - looked > peek[1]:
-            looked = run.seconds
-            with run.with_average():
-                run.log.append({"step": i, "loss": round(float(loss.detach()), 5)} | peek[0](unet.eval(), i))
-            unet.train()
     return run.averaged().eval(), run
