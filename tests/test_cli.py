@@ -727,7 +727,7 @@ def test_what_can_be_known_is_told_before_anything_is_loaded(run, here, monkeypa
         ({"device": "gpu"}, "There is no device 'gpu', there are"),
         ({"device": torch.device("meta")}, "There is no device 'meta', there are"),
         ({"device": None}, "There is no device 'None', there are"),
-        ({"dtype": "float8"}, "dtype is 'float8'; it must be 'float32', 'float16', 'bfloat16'"),
+        ({"dtype": "float8"}, "dtype is 'float8'; it must be 'float32', 'float16' or 'bfloat16'"),
     ],
 )
 def test_python_says_the_same(here, how, words):
