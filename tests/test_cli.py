@@ -627,7 +627,7 @@ def test_a_folder_of_an_interrupted_run_that_cannot_be_written_to(run, here, mon
     def refuse(*args):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(resume, "_lock", refuse)
+    monkeypatch.setattr(resume.FileLock, "acquire", refuse)
     calls = stop_at(monkeypatch, 0)
     status, _, err = run("tell", "story.txt", "--out", "a.png")
     assert status == 1 and "Nothing can be written to a.unfinished-" in err and calls == []
