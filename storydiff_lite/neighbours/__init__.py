@@ -26,33 +26,6 @@ from .subject import (
     word_places,
 )
 
-__all__ = [
-    "NOUN",
-    "WORDS",
-    "AdaINAlone",
-    "Carried",
-    "CarriedText",
-    "Carrying",
-    "ConsiStory",
-    "FirstPanel",
-    "OnePrompt",
-    "StyleAligned",
-    "SubjectPicks",
-    "SubjectPlan",
-    "Where",
-    "adain",
-    "between_ends",
-    "dift",
-    "drawing",
-    "matches",
-    "noised_pass",
-    "otsu",
-    "reweighted",
-    "subject_masks",
-    "watched_layers",
-    "word_places",
-]
-
 
 @contextmanager
 def drawing(pipe, plan=None, encoder=None):
