@@ -128,11 +128,11 @@ def shown(both, prompts):
     return {"mean": sum(hits) / len(hits)}
 
 
-def reading_crops(judge, pictures=200, size=None):
+def reading_crops(judge, pictures=200):
     """How well the judge reads such parts: share of right answers on pictures of two, by attribute, drawn as
-    large as the model draws or in ``size`` pixels.
+    large as the model draws.
     """
-    size = size or weights.picture_size()
+    size = weights.picture_size()
     rng, right = random.Random("halves"), {k: 0 for k in ("species", "action", *FREE)}
     drawn = []
     for _ in range(pictures):
