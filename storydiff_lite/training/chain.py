@@ -98,7 +98,7 @@ STAGES = (
     _video("pack video", "--pack", needs=("video",)),
     Stage("passages", (TRAINING, "passages"), ("pack video",), 0.1, ("--clips", "320", "--passages", "800")),
     Stage("pack passages", (TRAINING, "passages", "--pack"), ("passages",)),
-    _train("pack-further", "identity", "identity_no_lora", "ip_adapter", "motion"),
+    _train("pack-further", "identity", "identity_no_lora", "ip_adapter"),
     *(
         Stage(f"record {name}", (EXPERIMENTING, name), ("pack-further", "pack passages"))
         for name in EXPERIMENTS

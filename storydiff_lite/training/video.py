@@ -129,14 +129,11 @@ def prepared(split, n, size=None, folder="checkpoints", device="cpu", parts=None
 
 
 def start_predictor(folder="checkpoints"):
-    """The predictor that learnt from tokens alone: the checkpoint in ``folder``, else the shipped one, else
-    an untrained one.
+    """The predictor that learnt from tokens alone, as its checkpoint in ``folder`` has it; else an untrained
+    one.
     """
-    trained = checkpoint(folder, "motion").exists()
-    if not trained and "motion" in weights.names():
-        return packed("motion")
     net = motion.micro()
-    if trained:
+    if checkpoint(folder, "motion").exists():
         net.load_state_dict(averaged_weights(folder, "motion"))
     return net
 
