@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .settings import RESUMABLE, check_number
+from .settings import RESUMABLE, check_choice, check_number
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -30,10 +30,7 @@ class CallInputs:
     resume: object = None
 
     def __post_init__(self):
-        if self.output_type not in OUTPUT_TYPES:
-            raise ValueError(
-                f"output_type is {self.output_type!r}; it must be 'pil', 'np', 'pt' or 'latent'."
-            )
+        check_choice("output_type", self.output_type, OUTPUT_TYPES)
         callback, names = self.callback_on_step_end, self.callback_on_step_end_tensor_inputs
         if callback is not None and not callable(callback):
             raise TypeError(

@@ -268,19 +268,7 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         )[0]
         return output if return_dict else (output.images,)
 
-    def tell_many(
-        self,
-        stories,
-        seeds=None,
-        batch_size=8,
-        *,
-        id_images=None,
-        recorder=None,
-        output_type="pil",
-        callback_on_step_end=None,
-        callback_on_step_end_tensor_inputs=("latents",),
-        **settings,
-    ):
+    def tell_many(self, stories, seeds=None, batch_size=8, *, id_images=None, **call):
         """Tell several stories, some in one U-Net call; each as it would be alone (but for rounding).
 
         Parameters
@@ -293,10 +281,8 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
             Stories in a U-Net call.
         id_images : list, optional
             For each story its pictures, or None.
-        recorder, output_type, callback_on_step_end, callback_on_step_end_tensor_inputs
-            As of a call.
-        **settings
-            As of `settings.StorySettings`.
+        **call
+            As of a call, one value for all stories.
 
         Returns
         -------
@@ -310,21 +296,17 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
                 f"There are {len(stories)} stories and {len(seeds)} seeds: give one seed per story."
             )
         check_number("batch_size", batch_size, numbers.Integral, 1)
-        drawn_by = settings.get("generator")
-        if {"story", "seed", "return_dict", "latents", "resume"} & settings.keys() or not (
+        drawn_by = call.get("generator")
+        if {"story", "seed", "return_dict", "latents", "resume"} & call.keys() or not (
             drawn_by is None or isinstance(drawn_by, str)
         ):
             raise TypeError(
                 "tell_many takes stories and seeds, and neither story, seed, return_dict, "
                 "generator (but 'portable'), latents nor resume."
             )
-        settings = StorySettings(**settings)
-        inputs = CallInputs(
-            recorder=recorder,
-            output_type=output_type,
-            callback_on_step_end=callback_on_step_end,
-            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
-        )
+        own = {f.name for f in fields(CallInputs)} & call.keys() - {"generator"}  # its name is a setting
+        inputs = CallInputs(**{name: call.pop(name) for name in own})
+        settings = StorySettings(**call)
         id_images = [None] * len(stories) if id_images is None else list(id_images)
         if len(id_images) != len(stories):
             raise ValueError(

@@ -78,17 +78,6 @@ def normal(seed, panel, shape):
     return drawn[:count].reshape(shape).astype(np.float32)
 
 
-def pick(seed, panel, layer, step, n, k):
-    """Which k of a panel's n tokens the others may read: int64 array [k], rising.
-
-    Each token gets a word of the stream; the smallest k are picked, of equal ones the first.
-    ``layer`` is the number of the layer among all self-attention layers of the U-Net, in the order of
-    ``schedule.self_attention_layers(unet, "all")``; ``step`` the denoising step, from 0.
-    """
-    words = random_words(seed, panel, PICKS + layer, step, n)
-    return np.sort(np.argsort(words, kind="stable")[:k])
-
-
 def initial_noise(seeds, panels, shape, same_noise=False):
     """Noise of deviation 1 for S stories of F panels: float32 Tensor [S F, *shape].
 
@@ -99,12 +88,14 @@ def initial_noise(seeds, panels, shape, same_noise=False):
 
 
 class PortableOrder:
-    """Draws the order of tokens for `schedule.AttentionPlan`, as its ``draw``: picks come out as `pick`'s.
+    """Draws the order of tokens for `schedule.AttentionPlan`, as its ``draw``: each token gets a word of the
+    stream, and the k with the smallest are picked, of equal ones the first.
 
     Parameters
     ----------
     layers : list of str
-        All self-attention layers of the U-Net, in order.
+        All self-attention layers of the U-Net, in the order of ``schedule.self_attention_layers(unet,
+        "all")``.
     """
 
     def __init__(self, layers):

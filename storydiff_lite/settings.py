@@ -177,19 +177,11 @@ class StorySettings:
     )
 
     def __post_init__(self):
-        _check_numbers(self)
+        _check_fields(self)
         if self.generator is not None and self.generator not in GENERATORS:
             raise ValueError(
                 f"generator is {self.generator!r}; it must be 'portable', or a torch.Generator, or left out."
             )
-        if self.long_story not in LONG_STORIES:
-            raise ValueError(
-                f"long_story is {self.long_story!r}; it must be 'passes', 'attention' or 'bank'."
-            )
-        if self.picks not in PICKS:
-            raise ValueError(f"picks is {self.picks!r}; it must be 'random' or 'subject'.")
-        if self.apart not in APART:
-            raise ValueError(f"apart is {self.apart!r}; it must be 'words', 'regions' or 'isolated'.")
         _check_layers(self.layers)
         start = self.start_merge_step
         if isinstance(start, numbers.Real) and not isinstance(start, (bool, numbers.Integral)):
@@ -299,7 +291,7 @@ class VideoSettings:
     )
 
     def __post_init__(self):
-        _check_numbers(self)
+        _check_fields(self)
         if not self.fps > 0:
             raise ValueError(f"fps is {self.fps}; it must be more than 0.")
         if self.refine:
@@ -378,12 +370,22 @@ def check_number(name, value, kind=numbers.Real, low=0, high=math.inf, optional=
         raise ValueError(f"{name} is {value}; it {is_}must be {span}{NOTES.get(name, '')}.")
 
 
-def _check_numbers(settings):
+def check_choice(name, value, choices):
+    """Raise ValueError unless a setting is one of these."""
+    if value not in choices:
+        *others, last = map(repr, choices)
+        raise ValueError(f"{name} is {value!r}; it must be {', '.join(others)} or {last}.")
+
+
+def _check_fields(settings):
+    """Raise TypeError or ValueError where a number is out of its field's range, or a name not one of its."""
     for f in fields(settings):
-        low, high, means = (f.metadata[k] for k in ("low", "high", "means"))
+        low, high, means, _, option = f.metadata.values()
         if low is not None:
             kind = numbers.Integral if f.type.startswith("int") else numbers.Real
             check_number(f.name, getattr(settings, f.name), kind, low, high, f.default is None, means)
+        elif f.type == "str" and "choices" in option:  # a name and nothing else
+            check_choice(f.name, getattr(settings, f.name), option["choices"])
 
 
 def _check_layers(layers):

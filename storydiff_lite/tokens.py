@@ -172,7 +172,30 @@ def expand_class_token(input_ids, trigger_id, num_id_images, max_length, pad_id)
     if max_length < 1:
         raise ValueError(f"max_length is {max_length}: it must be at least 1 (CLIP's is {MAX_LENGTH}).")
     ids = _without_padding(ids, pad_id)
+    place, n = _trigger_place(ids, trigger_id), num_id_images
+    start = place - 1
+    ids = ids[:start] + [ids[start]] * n + ids[place + 1 :]  # "man img" -> "man" * n
+    ended = ids[-1] == EOS_ID
+    keep = max_length - ended  # places for words
+    if start + n > keep:
+        raise TriggerWordError(
+            f"The trigger word stands too late: the {n} class tokens would take the "
+            f"places {start} to {start + n - 1}, and the last place for a word is "
+            f"{keep - 1}. Name the person earlier in the caption, or give "
+            "fewer reference pictures."
+        )
+    if len(ids) > max_length:
+        warnings.warn(
+            f"The caption is {len(ids)} tokens long with its class tokens and was cut to "
+            f"{max_length}; lost: {_text(ids[keep : len(ids) - ended])!r}.",
+            stacklevel=2,
+        )
+    mask = [start <= i < start + n for i in range(max_length)]
+    return _fitted(ids, max_length, pad_id), mask
 
+
+def _trigger_place(ids, trigger_id):
+    """Where the trigger stands; TriggerWordError unless it is there once, behind a word."""
     places = [i for i, t in enumerate(ids) if t == trigger_id]
     if not places:
         raise TriggerWordError(
@@ -196,27 +219,7 @@ def expand_class_token(input_ids, trigger_id, num_id_images, max_length, pad_id)
             'it right after the noun and the comma after that: "a man img, ...", not '
             '"a man, img ...".'
         )
-
-    start, n = place - 1, num_id_images
-    ids = ids[:start] + [ids[start]] * n + ids[place + 1 :]  # "man img" -> "man" * n
-    ended = ids[-1] == EOS_ID
-    if start + n > max_length - ended:
-        raise TriggerWordError(
-            f"The trigger word stands too late: the {n} class tokens would take the "
-            f"places {start} to {start + n - 1}, and the last place for a word is "
-            f"{max_length - 1 - ended}. Name the person earlier in the caption, or give "
-            "fewer reference pictures."
-        )
-    if len(ids) > max_length:
-        keep = max_length - ended
-        warnings.warn(
-            f"The caption is {len(ids)} tokens long with its class tokens and was cut to "
-            f"{max_length}; lost: {_text(ids[keep : len(ids) - ended])!r}.",
-            stacklevel=2,
-        )
-        ids = ids[:keep] + [EOS_ID] * ended  # EOS stays: CLIP pools there
-    mask = [start <= i < start + n for i in range(max_length)]
-    return ids + [pad_id] * (max_length - len(ids)), mask
+    return place
 
 
 def drop_trigger(input_ids, trigger_id, max_length, pad_id):
@@ -242,8 +245,13 @@ def drop_trigger(input_ids, trigger_id, max_length, pad_id):
     gives the same ids for ordinary captions; here no string is made.
     """
     ids = _without_padding([int(i) for i in input_ids if int(i) != trigger_id], pad_id)
-    ended = bool(ids) and ids[-1] == EOS_ID
+    return _fitted(ids, max_length, pad_id)
+
+
+def _fitted(ids, max_length, pad_id):
+    """Ids of just this length, cut or padded; EOS stays, for CLIP pools there."""
     if len(ids) > max_length:
+        ended = ids[-1] == EOS_ID
         ids = ids[: max_length - ended] + [EOS_ID] * ended
     return ids + [pad_id] * (max_length - len(ids))
 

@@ -64,11 +64,6 @@ def check_no_pointer(file):
         )
 
 
-def names(root=DATA):
-    """Names of the shipped models."""
-    return sorted({Path(f).parts[0] for f in _manifest(Path(root))})
-
-
 def path(name, root=DATA):
     """The folder of a shipped model, after its files were compared with their SHA-256.
 

@@ -1,5 +1,6 @@
 """The page that draws, as far as Python makes it: graphs against PyTorch, their storage, the site's files."""
 
+import gzip
 import html
 import json
 import lzma
@@ -13,6 +14,7 @@ import chapters
 import numpy as np
 import pytest
 import torch
+from test_portable import pick
 
 from storydiff_lite import weights, world
 from storydiff_lite.attention import reading_lists
@@ -23,7 +25,7 @@ from storydiff_lite.int8 import round_weights
 from storydiff_lite.neighbours import watched_layers
 from storydiff_lite.neighbours.subject import word_share
 from storydiff_lite.pipeline import StoryPipeline
-from storydiff_lite.portable import normal, pick
+from storydiff_lite.portable import normal
 from storydiff_lite.regions import Regions, RegionTexts
 from storydiff_lite.schedule import AttentionPlan, self_attention_layers
 from storydiff_lite.story import Panel
@@ -64,6 +66,20 @@ def meta(built):
     return value(built / "meta.js")["meta"]
 
 
+def from_text(text, length):
+    """The bytes of `site.to_text`, ``length`` of them."""
+    numbers = np.frombuffer(text, "<u2").astype(np.uint32) - site.FIRST
+    bits = (numbers[:, None] >> np.arange(14, -1, -1)) & 1
+    return np.packbits(bits.astype(np.uint8).ravel()).tobytes()[:length]
+
+
+def read_bytes_script(script):
+    """The bytes that a script of `site.bytes_script` hands over."""
+    length, _, rest = script.partition("[".encode("utf-16-le"))[2].partition(',"'.encode("utf-16-le"))
+    length = int(length.decode("utf-16-le"))
+    return gzip.decompress(from_text(rest[: 2 * -(-length * 8 // 15)], length))
+
+
 @pytest.fixture(scope="module")
 def sessions(built):
     """The graphs as the page has them, run by Python's onnxruntime: name -> function of inputs by name."""
@@ -72,7 +88,7 @@ def sessions(built):
     options.intra_op_num_threads, options.log_severity_level = 1, 3
 
     def session(name):
-        graph = site.read_bytes_script((built / f"{name}.js").read_bytes())
+        graph = read_bytes_script((built / f"{name}.js").read_bytes())
         return runner.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     return {name: session(name) for name in ("text", "unet", "decoder")}
@@ -482,7 +498,7 @@ def test_storing_loses_nothing():
 def test_most_weights_take_a_byte(built, pipe):
     """And every one of them is in the graph to the last bit."""
     onnx = pytest.importorskip("onnx")
-    graph = onnx.load_from_string(site.read_bytes_script((built / "unet.js").read_bytes())).graph
+    graph = onnx.load_from_string(read_bytes_script((built / "unet.js").read_bytes())).graph
     found = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
     numbers = {kind: sum(a.size for a in found.values() if a.dtype == kind) for kind in ("int8", "float32")}
     every = sum(p.numel() for p in pipe.unet.parameters())
@@ -505,8 +521,8 @@ def test_bytes_as_text():
         text = site.to_text(part)
         codes = np.frombuffer(text, "<u2")
         assert len(codes) == -(-len(part) * 8 // 15) and (codes < 0xD800).all() and (codes >= 0x100).all()
-        assert site.from_text(text, len(part)) == part
-        assert site.read_bytes_script(site.bytes_script("x", part)) == part
+        assert from_text(text, len(part)) == part
+        assert read_bytes_script(site.bytes_script("x", part)) == part
     assert site.bytes_script("x", data)[:2] == b"\xff\xfe"
 
 

@@ -627,7 +627,7 @@ def test_a_folder_of_an_interrupted_run_that_cannot_be_written_to(run, here, mon
     def refuse(*args):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(resume, "_lock", refuse)
+    monkeypatch.setattr(resume.FileLock, "acquire", refuse)
     calls = stop_at(monkeypatch, 0)
     status, _, err = run("tell", "story.txt", "--out", "a.png")
     assert status == 1 and "Nothing can be written to a.unfinished-" in err and calls == []
@@ -727,7 +727,7 @@ def test_what_can_be_known_is_told_before_anything_is_loaded(run, here, monkeypa
         ({"device": "gpu"}, "There is no device 'gpu', there are"),
         ({"device": torch.device("meta")}, "There is no device 'meta', there are"),
         ({"device": None}, "There is no device 'None', there are"),
-        ({"dtype": "float8"}, "dtype is 'float8'; it must be 'float32', 'float16', 'bfloat16'"),
+        ({"dtype": "float8"}, "dtype is 'float8'; it must be 'float32', 'float16' or 'bfloat16'"),
     ],
 )
 def test_python_says_the_same(here, how, words):
@@ -913,6 +913,9 @@ class FakeTransitionPipe:
     def set_progress_bar_config(self, **config):
         self.config = config
 
+    def check(self, *size_and_frames, refine):
+        pass
+
     def __call__(self, firsts, lasts, prompts, num_frames, seed):
         from types import SimpleNamespace
 
@@ -950,8 +953,10 @@ def test_a_comic_and_a_video(run, transition_pipe):
     assert name == "somebody/video" and parts == {
         "motion": "m",
         "image_encoder": None,
+        "dtype": torch.float32,
         "lora": None,
         "refiner": None,
+        "base": None,
     }
     assert frames == 5 and seed == 3
     assert prompts[0] == "a cat sitting in the city"  # of the panel that it leads to
@@ -964,7 +969,7 @@ def test_a_video_of_the_same_model_shares_its_parts(run, here, model, loaded, tr
     assert transition_pipe.asked[0][1]["base"] is loaded
     transition_pipe.asked.clear()
     tell(read_recipe("a.png")[0], "b.png", "b.gif", pipe=loaded, progress=False)
-    assert "base" not in transition_pipe.asked[0][1]  # the caller's own: it is left where it is
+    assert transition_pipe.asked[0][1]["base"] is None  # the caller's own: it is left where it is
 
 
 def test_a_video_is_told_again_from_the_recipe(run, transition_pipe):

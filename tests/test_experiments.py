@@ -171,14 +171,16 @@ def test_missing_record_says_how_to_make_it(monkeypatch, tmp_path):
 
 
 def test_fingerprint_follows_the_weights_that_are_measured(monkeypatch, tmp_path):
-    before = {name: experiments.fingerprint(name)["weights"] for name in ("consistency", "motion")}
+    before = {
+        name: experiments.EXPERIMENTS[name].fingerprint()["weights"] for name in ("consistency", "motion")
+    }
     manifest = json.loads((weights.DATA / weights.MANIFEST).read_text())
     unet = next(k for k in manifest if k.startswith("micro/unet/"))
     (tmp_path / weights.MANIFEST).write_text(json.dumps(manifest | {unet: "0" * 64}))
     monkeypatch.setattr(weights, "DATA", tmp_path)
-    after = experiments.fingerprint("consistency")["weights"]
+    after = experiments.EXPERIMENTS["consistency"].fingerprint()["weights"]
     assert [k for k in after if after[k] != before["consistency"][k]] == ["micro/unet"]
-    assert experiments.fingerprint("motion")["weights"] == before["motion"], "it draws nothing"
+    assert experiments.EXPERIMENTS["motion"].fingerprint()["weights"] == before["motion"], "it draws nothing"
 
 
 def test_fingerprint_of_nothing_is_a_mistake():

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor2_0
+from test_portable import pick
 
 from storydiff_lite import experiments, neighbours, portable, world
 from storydiff_lite.attention import reading_lists
@@ -393,10 +394,10 @@ def test_what_subject_picks_do_not_go_with_is_told_before_anything_is_drawn(tiny
 
 
 def test_subject_picks_of_portable_numbers(tiny_pipe, monkeypatch):
-    """In the first step the picks are `portable.pick`'s; then those of the subject with the least words."""
+    """In the first step the tokens with the smallest words are picked; then those of the subject."""
     plan = neighbours.SubjectPicks.among(3, 0.25, (5,), words=words(tiny_pipe))
     plan.draw = portable.PortableOrder(["layer"])
-    first = [portable.pick(5, panel, 0, 0, 64, 16).tolist() for panel in range(3)]
+    first = [pick(5, panel, 0, 0, 64, 16).tolist() for panel in range(3)]
     assert plan.picks("layer", 64)[0].tolist() == first
     subject = torch.arange(64) % 3 == 0  # 22 tokens
     monkeypatch.setattr(plan, "subject", lambda n: subject.expand(1, 3, n))

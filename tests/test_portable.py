@@ -42,13 +42,21 @@ def vectors():
         ],
         "picks": [
             dict(zip(("seed", "panel", "layer", "step", "n", "k"), a, strict=True))
-            | {"tokens": portable.pick(*a).tolist()}
+            | {"tokens": pick(*a).tolist()}
             for a in PICKS
         ],
         "rounding": [
             [rate, n, round(rate * n)] for rate in (0, 0.1, 0.25, 0.5, 0.7, 1) for n in (1, 3, 5, 64, 250)
         ],
     }
+
+
+def pick(seed, panel, layer, step, n, k):
+    """Which k of a panel's n tokens the others may read, int64 array [k], rising: those with the smallest
+    words, of equal ones the first; ``layer`` is a number, in the order of all self-attention layers.
+    """
+    drawn = portable.random_words(seed, panel, portable.PICKS + layer, step, n)
+    return np.sort(np.argsort(drawn, kind="stable")[:k])
 
 
 def words(text):
@@ -96,11 +104,11 @@ def test_noise_is_normal():
 
 
 def test_picks_are_k_different_tokens_and_even():
-    assert portable.pick(0, 0, 0, 0, 64, 0).tolist() == []
-    assert portable.pick(0, 0, 0, 0, 64, 64).tolist() == list(range(64))
+    assert pick(0, 0, 0, 0, 64, 0).tolist() == []
+    assert pick(0, 0, 0, 0, 64, 64).tolist() == list(range(64))
     counts = np.zeros(64)
     for step in range(400):
-        found = portable.pick(3, 1, 2, step, 64, 16)
+        found = pick(3, 1, 2, step, 64, 16)
         assert len(set(found.tolist())) == 16 and (np.diff(found) > 0).all()
         counts[found] += 1
     assert abs(counts.mean() - 100) < 1e-9 and counts.std() < 15  # sqrt(400 * .25 * .75) = 8.7
@@ -108,7 +116,7 @@ def test_picks_are_k_different_tokens_and_even():
 
 def test_of_equal_words_the_first_tokens_are_picked(monkeypatch):
     monkeypatch.setattr(portable, "random_words", lambda *_: np.array([5, 1, 5, 1, 5, 0], np.uint32))
-    assert portable.pick(0, 0, 0, 0, 6, 4).tolist() == [0, 1, 3, 5]
+    assert pick(0, 0, 0, 0, 6, 4).tolist() == [0, 1, 3, 5]
     order = portable.PortableOrder(["layer"])(0, 0, "layer", range(2), 6)  # [2, 6]
     assert order[0].argsort(descending=True).tolist() == [5, 1, 3, 0, 2, 4] and order.dtype == torch.float64
 
@@ -118,9 +126,7 @@ def test_the_order_of_a_large_layer_is_that_of_its_words():
     order = portable.PortableOrder(["a", "b"])(7, 3, "b", range(1, 3), 4096)
     assert 0 < float(order.min()) and float(order.max()) <= 1
     for panel, row in zip((1, 2), order, strict=True):
-        assert (
-            row.topk(512).indices.sort().values.tolist() == portable.pick(7, panel, 1, 3, 4096, 512).tolist()
-        )
+        assert row.topk(512).indices.sort().values.tolist() == pick(7, panel, 1, 3, 4096, 512).tolist()
 
 
 def drawn(pipe, **how):
@@ -148,7 +154,7 @@ def test_the_pipeline_draws_noise_and_picks_so(tiny_pipe):
         n = lists.shape[1] * 2 // 3  # own n, and a quarter of two others
         for i in range(3):
             others = [j for j in range(3) if j != i]
-            picks = [j * n + portable.pick(9, j, layers.index(layer), step, n, n // 4) for j in others]
+            picks = [j * n + pick(9, j, layers.index(layer), step, n, n // 4) for j in others]
             assert lists[i].tolist() == [*range(i * n, i * n + n), *np.concatenate(picks)]
 
 

@@ -24,9 +24,9 @@ LABELS = ["0", "0.5", "1"]
 
 
 def test_state_is_complete():
-    slider = ConsistencySlider(PICTURES, LABELS, ALTS, {"seed 0": ["a", "b", "c"]}, index=1)
+    slider = ConsistencySlider(PICTURES, LABELS, ALTS, {"seed 0": ["a", "b", "c"]})
     state = slider.get_state()
-    assert state["labels"] == LABELS and state["alts"] == [ALTS["seed 0"]] and state["index"] == 1
+    assert state["labels"] == LABELS and state["alts"] == [ALTS["seed 0"]] and state["index"] == 0
     assert state["width"] == 200 and state["notes"] == [["a", "b", "c"]]
     for k, url in enumerate(state["urls"][0]):
         head, data = url.split(",")
@@ -57,7 +57,6 @@ def test_series_are_kept_apart():
         ({"alts": {"seed 0": ["a", "", "c"]}}, "what it shows"),
         ({"notes": {"other": ["a", "b", "c"]}}, "0 notes"),
         ({"pictures": {}}, "at least one series"),
-        ({"index": 3}, "positions 0 to 2"),
     ],
 )
 def test_what_is_missing_is_told(change, words):

@@ -189,19 +189,15 @@ PREVIEWED = [
 ]
 
 
-def preview(pipe, steps=8):
+def preview(pipe):
     """A linear map from latents to colours, for previews: (w [4, 3], b [3]), colours 0 to 255.
 
     Fitted to panels that the pipeline draws: each place of the latents against the mean colour of its pixels.
     """
-    before = getattr(pipe, "_progress_bar_config", {})
     pipe.set_progress_bar_config(disable=True)
-    try:
-        z = pipe(PREVIEWED, num_inference_steps=steps, output_type="latent", generator="portable").images
-        with torch.no_grad():
-            pixels = pipe.decode(z, "pt") * 255  # [F, 3, H, W]
-    finally:
-        pipe.set_progress_bar_config(**before)
+    z = pipe(PREVIEWED, num_inference_steps=8, output_type="latent", generator="portable").images
+    with torch.no_grad():
+        pixels = pipe.decode(z, "pt") * 255  # [F, 3, H, W]
     colours = torch.nn.functional.avg_pool2d(pixels, pipe.vae_scale_factor).permute(0, 2, 3, 1).reshape(-1, 3)
     known = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
     known = torch.cat([known, torch.ones(len(known), 1)], 1)

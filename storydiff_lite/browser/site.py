@@ -37,28 +37,11 @@ def to_text(data):
     return numbers.astype("<u2").tobytes()
 
 
-def from_text(text, length):
-    """The bytes of `to_text`, ``length`` of them."""
-    numbers = np.frombuffer(text, "<u2").astype(np.uint32) - FIRST
-    bits = (numbers[:, None] >> np.arange(14, -1, -1)) & 1
-    return np.packbits(bits.astype(np.uint8).ravel()).tobytes()[:length]
-
-
 def bytes_script(name, data):
     """A script that hands over bytes: their packed length and text."""
     packed = gzip.compress(data, 9, mtime=0)
     head, tail = f'storyMachine.part("{name}",[{len(packed)},"', '"]);\n'
     return b"\xff\xfe" + head.encode("utf-16-le") + to_text(packed) + tail.encode("utf-16-le")
-
-
-def read_bytes_script(script):
-    """The bytes that such a script hands over: for tests and for Python's own runtime."""
-    mark = script.index("[") if isinstance(script, str) else script.index("[".encode("utf-16-le"))
-    text = script[mark + 2 :]
-    length, _, rest = text.partition(',"'.encode("utf-16-le"))
-    length = int(length.decode("utf-16-le"))
-    characters = -(-length * 8 // 15)
-    return gzip.decompress(from_text(rest[: 2 * characters], length))
 
 
 def value_script(**values):

@@ -28,8 +28,3 @@ from .records import change, load, mean_and_interval, quote, summary
 _MODULES = consistency, identity, lora, sharing, failures, comparison, long_stories, repeats, motion
 _MODULES += spaces, video, passages, cast, regions, defaults, neighbours
 EXPERIMENTS = {module.__name__.rpartition(".")[2]: module.EXPERIMENT for module in _MODULES}
-
-
-def fingerprint(name: str = "consistency") -> dict:
-    """SHA-256 of each part of the weights that a record measures."""
-    return EXPERIMENTS[name].fingerprint()

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from .. import weights, world
 from ..cast import by_character
 from ..judge import FREE, faithfulness
+from ..neighbours import drawing
 from ..story import Panel
 from ..training.data import draw
 from .consistency import STEPS, story_experiment
@@ -92,14 +93,11 @@ def read_story(judge, images):
 
 def measure_cast(pipe, judge, setting, numbers, batch_size=1, defects=None, **call):
     """One row per story number; ``defects`` as of `measure`."""
-    before, stories = pipe.reading_rule, [two(i) for i in numbers]
+    stories = [two(i) for i in numbers]
     call = {"num_inference_steps": STEPS, "output_type": "pt", "batch_size": batch_size} | call
     call = {"apart": "words"} | call  # the rule is measured by itself; `regions` has a record of its own
-    try:
-        pipe.reading_rule = RULES[setting["rule"]]
+    with drawing(pipe, rule=RULES[setting["rule"]]):
         drawn = pipe.tell_many(stories, numbers, consistency=setting["consistency"], **call)
-    finally:
-        pipe.reading_rule = before
     rows = []
     for i, panels, output in zip(numbers, stories, drawn, strict=True):
         (first, second), both = read_story(judge, output.images)
@@ -130,11 +128,11 @@ def shown(both, prompts):
     return {"mean": sum(hits) / len(hits)}
 
 
-def reading_crops(judge, pictures=200, size=None):
+def reading_crops(judge, pictures=200):
     """How well the judge reads such parts: share of right answers on pictures of two, by attribute, drawn as
-    large as the model draws or in ``size`` pixels.
+    large as the model draws.
     """
-    size = size or weights.picture_size()
+    size = weights.picture_size()
     rng, right = random.Random("halves"), {k: 0 for k in ("species", "action", *FREE)}
     drawn = []
     for _ in range(pictures):

@@ -64,14 +64,14 @@ def micro_clip(pipe, images, prompts):
     return float((text * seen).sum(-1).mean()), sum(pairs) / len(pairs)
 
 
-def with_adapter(pipe, folder=None):
+def with_adapter(pipe):
     """diffusers' own pipeline on the same parts, a copy of the U-Net with the IP-Adapter in it."""
     parts = pipe.components | {"unet": copy.deepcopy(pipe.unet)}
     plain = StableDiffusionXLPipeline(
         **parts, force_zeros_for_empty_prompt=pipe.config.force_zeros_for_empty_prompt, add_watermarker=False
     )
     plain.load_ip_adapter(
-        str(folder or weights.path("ip_adapter")),
+        str(weights.path("ip_adapter")),
         subfolder="",
         weight_name="ip-adapter.safetensors",
         image_encoder_folder=None,

@@ -21,6 +21,8 @@ from .. import world
 SIZE = 64
 #: joints that are compared
 PARTS = ("hip", "body", "head", "hand_l", "hand_r", "foot_l", "foot_r")
+#: how far from its own place a pose is tried, in picture heights
+REACH = 0.6
 #: parts of an actor that are not the character
 NOT = ("shadow", "prop")
 
@@ -103,7 +105,7 @@ def banks(transition, frames=16, size=SIZE) -> list[Bank]:
 
 
 @torch.no_grad()
-def find(video, bank: Bank, reach=0.6, without_own=False):
+def find(video, bank: Bank, without_own=False):
     """Joints of the actor in every frame.
 
     Parameters
@@ -112,8 +114,6 @@ def find(video, bank: Bank, reach=0.6, without_own=False):
         0..1, as many frames as the bank has scenes; shrunk to the size of these where they are larger.
     bank : Bank
         Its tensors may have the same leading axes (`stacked`).
-    reach : float
-        How far from a pose's own place it is tried, in picture heights.
     without_own : bool
         Leave out of the bank, for each frame, the pose of that frame itself: how fine the finder is.
 
@@ -138,7 +138,7 @@ def find(video, bank: Bank, reach=0.6, without_own=False):
     score = torch.fft.irfft2(score, s=wide)  # [..., F, K, 2S, 2S]
     score = score + c.square().sum((-3, -2, -1))[..., None, :, None, None]
     shift = torch.fft.fftfreq(2 * size, 1 / (2 * size), device=video.device).round()  # 0, 1, ..., -1
-    far = shift.abs() > reach * size
+    far = shift.abs() > REACH * size
     score = score.masked_fill(far[:, None] | far, float("inf"))
     if without_own:
         own = torch.eye(score.shape[-3], dtype=torch.bool, device=video.device)

@@ -247,13 +247,16 @@ def change(record: dict, kind: str, one: str, other: str) -> tuple[float, float,
     return mean_and_interval([b[kind] - a[kind] for a, b in pairs if None not in (a[kind], b[kind])])
 
 
-def summary(rows, kinds=("agreement", "fidelity")):
-    """``{"agreement": (mean, low, high), "fidelity": ..., each attribute}`` of rows of `measure`."""
+def summary(rows, kinds=("agreement", "fidelity"), digits=4):
+    """``{"agreement": (mean, low, high), "fidelity": ..., each attribute}`` of rows of `measure`, without
+    those that lack a number.
+    """
     out = {}
     for kind in kinds:
         for key in rows[0][kind]:
-            name = kind if key == "mean" else f"{kind}.{key}"
-            out[name] = interval([r[kind][key] for r in rows if key in r[kind]])
+            values = [r[kind][key] for r in rows if r[kind].get(key) is not None]
+            if values:
+                out[kind if key == "mean" else f"{kind}.{key}"] = interval(values, digits)
     return out
 
 

@@ -11,6 +11,7 @@ from itertools import combinations
 import torch
 
 from ..attention import reading_lists
+from ..neighbours import drawing
 from ..schedule import AttentionPlan, SamplingSchedule
 from .consistency import STEPS, measure, story, story_experiment
 from .records import summary
@@ -89,17 +90,15 @@ def measure_sharing(pipe, judge, setting, stories, seeds, also=copying, **call):
     """Rows of `measure` for a setting of `sharing_settings`; ``call`` are more arguments of `measure`, or of
     the pipeline.
     """
-    before = pipe.attention_plan
-    if setting.get("sharing") == "unrelated":
+    reads, plan = setting.get("sharing"), None
+    if reads == "unrelated":
         call = {"batch_size": 4} | call  # tokens of another story need one beside it
-    try:
-        if "sharing" in setting:
-            pipe.attention_plan = partial(AttentionPlan, reads=READS[setting["sharing"]])
-        more = {k: call.pop(k) for k in ("batch_size", "defects") if k in call}
-        call = arguments(setting) | {"num_inference_steps": STEPS} | call
+    if reads:
+        plan = partial(AttentionPlan, reads=READS[reads])
+    more = {k: call.pop(k) for k in ("batch_size", "defects") if k in call}
+    call = arguments(setting) | {"num_inference_steps": STEPS} | call
+    with drawing(pipe, plan):
         return measure(pipe, judge, call, stories, seeds, also=also, **more)
-    finally:
-        pipe.attention_plan = before
 
 
 def repeated(stories: int, each: int = SEEDS) -> list[int]:

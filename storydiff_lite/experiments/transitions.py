@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -27,7 +27,7 @@ from ..training.video import FRAMES, encode, micro, prepared, start_predictor
 from ..video.refine import refine
 from . import finder
 from .consistency import ALL_GUIDED
-from .records import interval
+from .records import summary
 
 #: what the judge reads of a character
 READ = ("species", "fur", "outfit", "accessory", "accessory_colour")
@@ -306,7 +306,5 @@ def means(rows, kinds):
     return {k: round(float(np.mean(v)), 5) for k, v in values.items() if v}
 
 
-def summarize(rows, kinds):
-    """``{metric: (mean, low, high)}``; transitions are the sample."""
-    values = {k: [r[k]["mean"] for r in rows if r[k]["mean"] is not None] for k in kinds}
-    return {k: interval(v, 5) for k, v in values.items() if v}
+#: ``{metric: (mean, low, high)}``; transitions are the sample
+summarize = partial(summary, digits=5)

@@ -78,9 +78,8 @@ def video_settings() -> dict[str, dict]:
 
 
 def where(name, folder="checkpoints"):
-    """Folder of a model's weights: of ours the shipped ones, where there are any."""
-    shipped = name == "ours" and "video" in weights.names()
-    return weights.path("video") if shipped else Path(folder) / f"video-{name}"
+    """Folder of a model's weights: of ours the shipped ones."""
+    return weights.path("video") if name == "ours" else Path(folder) / f"video-{name}"
 
 
 def benchmark(split, n, device="cpu", folder="checkpoints"):
@@ -250,9 +249,8 @@ def run(stories=210, device="cpu", folder="checkpoints", keep=RESULTS / "video")
     return record
 
 
-#: which weights a clone has
-SHIPPED = {"ours"}
-RIVALS = [name for name, how in video_settings().items() if how.get("model", "ours") not in SHIPPED]
+#: settings whose weights a clone lacks
+RIVALS = [name for name, how in video_settings().items() if how.get("model", "ours") != "ours"]
 
 EXPERIMENT = Experiment(
     run=run,

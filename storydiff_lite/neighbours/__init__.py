@@ -26,36 +26,9 @@ from .subject import (
     word_places,
 )
 
-__all__ = [
-    "NOUN",
-    "WORDS",
-    "AdaINAlone",
-    "Carried",
-    "CarriedText",
-    "Carrying",
-    "ConsiStory",
-    "FirstPanel",
-    "OnePrompt",
-    "StyleAligned",
-    "SubjectPicks",
-    "SubjectPlan",
-    "Where",
-    "adain",
-    "between_ends",
-    "dift",
-    "drawing",
-    "matches",
-    "noised_pass",
-    "otsu",
-    "reweighted",
-    "subject_masks",
-    "watched_layers",
-    "word_places",
-]
-
 
 @contextmanager
-def drawing(pipe, plan=None, encoder=None):
+def drawing(pipe, plan=None, encoder=None, rule=None):
     """Within this block a pipeline draws with another method; afterwards it is as before.
 
     Parameters
@@ -65,8 +38,10 @@ def drawing(pipe, plan=None, encoder=None):
         Instead of ``pipe.attention_plan``: a class of this package, or a ``functools.partial`` of one.
     encoder : callable, optional
         Instead of ``pipe.prompt_encoder``, likewise.
+    rule : callable, optional
+        Instead of ``pipe.reading_rule``: who reads whom, as of `cast.may_read`.
     """
-    ours = {"attention_plan": plan, "prompt_encoder": encoder}
+    ours = {"attention_plan": plan, "prompt_encoder": encoder, "reading_rule": rule}
     ours = {name: value for name, value in ours.items() if value is not None}
     before = {name: vars(pipe)[name] for name in ours if name in vars(pipe)}
     try:

@@ -8,6 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from .. import adapters, weights
+from ..settings import check_choice
 from ..weights import WeightsError
 from . import checks, photomaker
 from .advice import explained, nowhere
@@ -279,8 +280,7 @@ class Loading:
         -----
         PhotoMaker (Li et al. 2312.04461); ``load_photomaker_adapter`` of its pipeline.
         """
-        if lora_steps not in ("all", "identity"):
-            raise ValueError(f"lora_steps is {lora_steps!r}; it must be 'all' or 'identity'.")
+        check_choice("lora_steps", lora_steps, ("all", "identity"))
         if isinstance(lora_scale, bool) or not isinstance(lora_scale, (int, float)):
             raise TypeError(f"lora_scale must be a number, not {lora_scale!r}.")
         path = Path(source).expanduser()

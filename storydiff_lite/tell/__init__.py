@@ -6,5 +6,3 @@ again = retell("comic.png", "again.png")       # the same pixels
 
 from .produce import ComicOutput, retell, tell
 from .recipe import Recipe, RecipeError, read_recipe, write_comic
-
-__all__ = ["ComicOutput", "Recipe", "RecipeError", "read_recipe", "retell", "tell", "write_comic"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from ..devices import check_device
-from ..settings import DTYPES
+from ..settings import DTYPES, check_choice
 from ..weights import STORY_MODELS
 
 #: bytes of an output's name: the folder of an unfinished run has a longer one, and 255 is what disks take
@@ -119,5 +119,4 @@ def check_model(name):
 def check_how(device, dtype):
     """Raise ValueError unless it can be drawn there and so precisely."""
     check_device(device)
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}; it must be {', '.join(map(repr, DTYPES))}.")
+    check_choice("dtype", dtype, DTYPES)

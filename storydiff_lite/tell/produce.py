@@ -122,7 +122,7 @@ def tell(
     recipe = recipe.complete(pipe)
     height, width = pipe.picture_size(recipe.settings["height"], recipe.settings["width"])
     check_page(len(story.panels), width, height, recipe.size)
-    if video and hasattr(transition_pipe, "check"):
+    if video:
         transition_pipe.check(width, height, recipe.video["frames"], refine=recipe.video["refine"])
     made = made_by(recipe, pipe)
     folder = unfinished(out, recipe, made)
@@ -284,15 +284,14 @@ def load_transition_pipe(recipe, device="cpu", dtype="float32", offload=False, b
     check_how(device, dtype)
     settings = recipe.video_settings()
     shipped = settings.model == "micro" and settings.motion is None
-    more = {"dtype": getattr(torch, dtype)} if dtype != "float32" else {}
-    more |= {"base": base} if base is not None else {}
     pipe = TransitionPipeline.from_pretrained(
         settings.model,
         motion=settings.motion,
         image_encoder=settings.image_encoder,
+        dtype=getattr(torch, dtype),
         lora=None if settings.lora == VideoSettings.lora and not shipped else settings.lora,
         refiner=True if settings.refine else None,
-        **more,
+        base=base,
     )
     # parts that are shared come and go as the panels' pipeline says, until these are drawn (`tell`)
     return pipe if offload and base is not None else _placed(pipe, device, offload)

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from .. import weights
-from ..comic import LAYOUTS
+from ..comic import plan
 from ..schedule import SamplingSchedule
 from ..settings import (
     SCHEDULES,
@@ -94,8 +94,7 @@ class Recipe:
             )
         for check in (self.story_settings, self.video_settings):
             check()
-        if self.layout not in LAYOUTS:
-            raise ValueError(f"There is no layout {self.layout!r}: choose one of {', '.join(LAYOUTS)}.")
+        plan(1, self.layout)  # an error, if there is no such layout
         check_number("size", self.size, numbers.Integral, 64, optional=True)
         for name, files in self.pictures.items():
             if isinstance(files, (str, Path)) or not all(isinstance(f, (str, Path)) for f in files):

@@ -14,16 +14,12 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import asdict
 
+from filelock import FileLock, Timeout
 from PIL import PngImagePlugin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from .. import weights
-
-try:
-    import fcntl  # of Unix: how a run tells others that it is at work
-except ImportError:
-    fcntl = None
 
 
 def unfinished(out, recipe, made):
@@ -53,56 +49,39 @@ def at_work(folder, out):
     ValueError
         Another run is at work there, or nothing can be written to the folder.
     """
-    lock = folder / "run.lock"
+    file = folder / "run.lock"
+    lock = FileLock(file, timeout=0)  # it ends with the process
     try:
         folder.mkdir(exist_ok=True)
-        held = _lock(lock)
+        lock.acquire()
     except PermissionError as error:
         raise ValueError(
             f"Nothing can be written to {folder}, where an interrupted run has left its panels: "
             f"{error.strerror}. Delete it, or give another output."
         ) from error
-    if held is None:
+    except Timeout:
         raise ValueError(
             f"Another run is drawing this story into {out} right now (its folder is {folder}). Wait until it "
             "is done, or give another output."
-        )
+        ) from None
+    except OSError as error:
+        if error.errno != errno.ENOLCK:  # a disk that has no locks
+            raise
     for scratch in [*folder.glob(".*"), folder / "written"]:  # what a run that was killed was just writing
         shutil.rmtree(scratch, ignore_errors=True)
     begun = True
     try:
         yield
     except BaseException as error:
-        begun = isinstance(error, OSError) or any(f != lock for f in folder.glob("*"))
+        begun = isinstance(error, OSError) or any(f != file for f in folder.glob("*"))
         if begun:
             error.kept = folder
         raise
     finally:
-        lock.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
         if not begun:  # nothing to go on from
             shutil.rmtree(folder, ignore_errors=True)
-        os.close(held)
-
-
-def _lock(file):
-    """A file descriptor that holds a lock, which ends with the process; None where another one holds it."""
-    while True:
-        held = os.open(file, os.O_CREAT | os.O_RDWR)
-        if fcntl is None:
-            return held
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(held)
-            return None
-        except OSError:  # a disk that knows no locks
-            return held
-        try:
-            if os.path.samestat(os.fstat(held), os.stat(file)):
-                return held
-        except FileNotFoundError:
-            file.parent.mkdir(exist_ok=True)
-        os.close(held)  # the run that held it has just ended, and taken the file away: a new one
+        lock.release()
 
 
 def put(file, out):

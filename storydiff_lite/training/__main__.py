@@ -82,26 +82,16 @@ OPTIONS = (
     ("--again", ("all",), "the U-Net goes on from the packed one", FLAG),
     ("--again", ("defects",), "how many of the pictures the autoencoder draws anew", COUNT),
     ("--heldout-again", ("defects",), "how many of those to measure on are drawn anew (default: all)", COUNT),
-    (
-        "--micro",
-        ("defects",),
-        "folder of a pipeline whose autoencoder is used (default: the shipped one)",
-        FOLDER,
-    ),
-    ("--on", ("defects",), "begin with the shipped judge instead of with nothing", FLAG),
     ("--rank", ("identity", "passages"), "rank of the LoRA", COUNT),
-    ("--peek-every", ("unet",), "seconds between looks at agreement on validation stories", SECONDS),
     ("--no-strips", ("unet",), "no picture that holds a character twice; for a trial with a --name", FLAG),
     ("--name", OF_PIPELINE[4:-2], "another name for the checkpoint, for trials beside the real part", {}),
     ("--name", ("video",), "of what it makes, video-NAME in the folder; the variant's by default", {}),
     ("--variant", ("video",), "of the decoder", {"choices": video.VARIANTS}),
     ("--prepare", ("video",), "only draw and encode the clips", FLAG),
     ("--pack", ("video", "passages"), "only put the trained weights among the shipped ones", FLAG),
-    ("--mean", ("video",), "take the mean of trained folders of ours", FOLDER | {"nargs": "+"}),
     ("--begin", ("video",), "folder to go on from, such as storydiff_lite/data/video", FOLDER),
     ("--lr", ("video", "passages"), "step size of AdamW; Muon's is 8 times as large", RATE),
     ("--cooldown", ("video",), "fraction of the run with falling step size", SHARE),
-    ("--even", ("video",), "learn from all times alike, not more from much noise", FLAG),
     ("--from", ("all",), "the stage to begin with", {"dest": "first", "metavar": "STAGE"}),
     ("--budget", ("all",), "seconds for all that follows the U-Net; default: no limit", SECONDS),
     ("--jobs", ("all",), "stages at once (4 on a GPU, 1 on a CPU)", COUNT),
@@ -171,8 +161,6 @@ def main(argv=None):
         if "name" not in given:
             p.error("--no-strips is for a trial of unet under another name: add --name unet-no-strips")
         given["strips"] = False
-    if "peek_every" in given:
-        given["peek"] = on_validation(parts.device), given.pop("peek_every")
     _, run, heldout = parts.train(part, **given)
     if processes.rank == 0:
         cards.report(part, run, heldout)
@@ -188,28 +176,6 @@ def check_folder(option, folder):
         raise ValueError(f"{option} is {folder}, and {there} is a file. Give a folder.")
     if not os.access(there, os.W_OK):
         raise ValueError(f"{option} is {folder}, and nothing can be written to {there}. Give another folder.")
-
-
-def on_validation(device, stories=12):
-    """``peek(unet, step)`` of the U-Net's training: agreement and fidelity of stories that no record holds,
-    drawn with the packed parts and that U-Net at rate 1, in 12 steps.
-    """
-    from ..experiments.consistency import measure, story  # here, since experiments import training
-    from ..experiments.records import mean_and_interval
-    from ..judge import StoryJudge
-    from ..pipeline import StoryPipeline
-
-    seeds, judge = range(1000, 1000 + stories), StoryJudge.load(device=device)
-
-    def peek(net, step):
-        pipe = StoryPipeline.from_pretrained("micro", unet=net).to(device)
-        pipe.set_progress_bar_config(disable=True)
-        setting = {"consistency": 1.0, "num_inference_steps": 12}
-        rows = measure(pipe, judge, setting, [story(i) for i in seeds], list(seeds), batch_size=stories)
-        found = {k: mean_and_interval([r[k]["mean"] for r in rows]) for k in ("agreement", "fidelity")}
-        return {k: round(v[0], 4) for k, v in found.items()}
-
-    return peek
 
 
 if __name__ == "__main__":

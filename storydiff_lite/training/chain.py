@@ -98,7 +98,7 @@ STAGES = (
     _video("pack video", "--pack", needs=("video",)),
     Stage("passages", (TRAINING, "passages"), ("pack video",), 0.1, ("--clips", "320", "--passages", "800")),
     Stage("pack passages", (TRAINING, "passages", "--pack"), ("passages",)),
-    _train("pack-further", "identity", "identity_no_lora", "ip_adapter", "motion"),
+    _train("pack-further", "identity", "identity_no_lora", "ip_adapter"),
     *(
         Stage(f"record {name}", (EXPERIMENTING, name), ("pack-further", "pack passages"))
         for name in EXPERIMENTS
@@ -138,18 +138,17 @@ class Chain:
         Seconds, see `Stage.share`.
     jobs : int
         How many stages run at once.
-    start : callable, optional
-        ``start(stage, log) -> process`` with ``poll()``; a process of this Python by default.
     """
 
-    def __init__(self, stages, folder, device="cpu", budget=None, jobs=1, start=None):
+    def __init__(self, stages, folder, device="cpu", budget=None, jobs=1):
         self.stages, self.folder, self.device = list(stages), Path(folder), device
-        self.budget, self.jobs, self.start = budget, jobs, start or self._start
+        self.budget, self.jobs = budget, jobs
         self.file = self.folder / "chain.json"
         self.done = json.loads(self.file.read_text())["done"] if self.file.exists() else {}
         self.failed = {}
 
-    def _start(self, stage, log):
+    def start(self, stage, log):
+        """A process of this Python that does what a stage says."""
         arguments = stage.arguments(self.budget, self.device, self.folder)
         return subprocess.Popen([sys.executable, "-m", *arguments], stdout=log, stderr=subprocess.STDOUT)
 

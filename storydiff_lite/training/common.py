@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import time
-from contextlib import contextmanager
 from dataclasses import InitVar, dataclass
 from pathlib import Path
 
@@ -23,12 +22,9 @@ from tqdm.auto import tqdm
 from .processes import join
 
 
-def orthogonalize(g: torch.Tensor, steps: int = 5, dtype=None) -> torch.Tensor:
-    """The nearest semi-orthogonal matrices to ``g`` [..., m, n]: a quintic Newton-Schulz iteration.
-
-    ``dtype`` of the arithmetic: as of `arithmetic`.
-    """
-    x = g.to(arithmetic(g.device, dtype))
+def orthogonalize(g: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """The nearest semi-orthogonal matrices to ``g`` [..., m, n]: a quintic Newton-Schulz iteration."""
+    x = g.to(arithmetic(g.device))
     flip = x.shape[-2] > x.shape[-1]
     x = x.mT if flip else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -51,12 +47,9 @@ class Optimizer:
         Step size of AdamW.  Both are multiplied by ``scale`` (0..1) given to `step`.
     muon_lr : float or None
         Step size of Muon; None: AdamW for everything.
-    dtype : torch.dtype, optional
-        Of Muon's orthogonalization, as of `arithmetic`.
     """
 
-    def __init__(self, named, lr, muon_lr=0.02, decay=0.01, dtype=None):
-        self.dtype = dtype
+    def __init__(self, named, lr, muon_lr=0.02, decay=0.01):
         self.params = [(n, p) for n, p in named if p.requires_grad]
         edge = ("conv_in", "conv_out", "embed", "position", "logit_scale", "head", "lora")
         self.is_muon = {
@@ -91,7 +84,7 @@ class Optimizer:
                 torch._foreach_mul_(m, 0.95)
                 torch._foreach_add_(m, grads)
                 ahead = torch.stack(torch._foreach_add(grads, m, alpha=0.95))
-                u = orthogonalize(ahead.flatten(2), dtype=self.dtype)  # [matrices, rows, columns]
+                u = orthogonalize(ahead.flatten(2))  # [matrices, rows, columns]
                 size = max(1.0, u.shape[1] / u.shape[2]) ** 0.5 * self.muon_lr * scale
                 torch._foreach_mul_(params, 1 - self.decay * size)
                 torch._foreach_add_(params, list(u.view_as(ahead)), alpha=-size)
@@ -137,9 +130,6 @@ class Run:
         the run is, is then the larger of the two fractions.  The attribute says how many have passed.
     facts : dict, optional
         What else the card should say of this run (batch, pictures, ...).
-    dtype : torch.dtype, optional
-        Of the optimizer's arithmetic, as of `arithmetic`: runs that are to be compared digit by digit, on
-        any machine, take float32, here and in `autocast`.
     """
 
     name: str
@@ -156,7 +146,6 @@ class Run:
     began: dict | None = None
     seconds: InitVar[float | None] = None
     facts: dict | None = None
-    dtype: torch.dtype | None = None
 
     def __post_init__(self, ema, seconds):
         named = dict(self.model.named_parameters())
@@ -165,7 +154,7 @@ class Run:
         if self.processes.count > 1:
             self.facts["processes"] = self.processes.count
         self.folder, self.path = Path(self.folder), checkpoint(self.folder, self.name)
-        self.optimizer = Optimizer(named.items(), self.lr, self.muon_lr, dtype=self.dtype)
+        self.optimizer = Optimizer(named.items(), self.lr, self.muon_lr)
         self.ema_decay, self.ema = ema, {n: p.detach().clone() for n, p in named.items()} if ema else {}
         self.budget, self.seconds, self.done, self.log = seconds, 0.0, 0, []
         if self.path.exists():
@@ -224,15 +213,6 @@ class Run:
         if self.ema:
             self.model.load_state_dict(self.ema, strict=False)
         return self.model
-
-    @contextmanager
-    def with_average(self):
-        """Within this block the model has the average of its weights; afterwards its own again."""
-        own = {n: p.detach().clone() for n, p in self.model.named_parameters()}
-        try:
-            yield self.averaged()
-        finally:
-            self.model.load_state_dict(own, strict=False)
 
     def save(self):
         if self.processes.rank > 0:

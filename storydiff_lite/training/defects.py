@@ -14,8 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
-from safetensors.torch import load_file
 
 from .. import weights
 from ..defects import COUNTED, MOST, DefectNet
@@ -24,15 +22,10 @@ from .common import Run, autocast
 from .counting import UNKNOWN
 from .judge import spoil
 from .pack import put_judge
+from .parts import packed
 
 #: pixels of a picture as it is drawn (and drawn anew), and as the network reads it: eyes still are 3 wide
 SIZE, READ = 128, 96
-
-
-def autoencoder(folder=None, device="cpu"):
-    """The autoencoder of the shipped pipeline, or of another folder in the SDXL layout."""
-    folder = Path(folder) if folder else weights.path("micro")
-    return AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).to(device).eval()
 
 
 def drawn(i, split, size, spoilt_too):
@@ -127,6 +120,7 @@ def losses(net, x, counts, centres):
 
 
 def train(
+    auto,
     steps=2000,
     batch=32,
     size=SIZE,
@@ -134,40 +128,32 @@ def train(
     device="cpu",
     pictures=12000,
     again=240,
-    auto=None,
-    begin=None,
     **run,
 ):
     """Train, and return ``(net, run)``.
 
     Parameters
     ----------
+    auto : AutoencoderKL
     size : int
         Pixels of a picture as it is drawn; the network reads three quarters of it.
     pictures, again : int
         Samples that are drawn, and how many of them are also drawn anew by the autoencoder; an eighth of what
         is learnt from are the latter.
-    auto : AutoencoderKL, optional
-        The shipped one by default.
-    begin : Path, optional
-        Folder of a judge to begin with, as packed; such a run has a checkpoint of its own.
     **run
         Of `Run`, such as ``folder`` and ``seconds``.
     """
     torch.manual_seed(seed)
     net = DefectNet(size * READ // SIZE).to(device)
-    if begin:
-        net.load_state_dict({k: v.float() for k, v in load_file(begin / "model.safetensors").items()})
     drawn = (
         f"{pictures:,} pictures of nobody to three characters (seeds defects/judge/0 ...), six of ten spoilt "
         f"on purpose, {again:,} also drawn anew by the autoencoder"
     )
-    name, lr, muon_lr = ("defects-on", 1e-3, 0.01) if begin else ("defects", 2e-3, 0.02)
-    run |= {"began": cards.began("defects") if begin else None, "facts": {"data": drawn, "batch": batch}}
-    run = Run(name, net, steps, lr, muon_lr, ema=0.99, seed=seed, cooldown=0.6, **run)
+    facts = {"data": drawn, "batch": batch}
+    run = Run("defects", net, steps, 2e-3, ema=0.99, seed=seed, cooldown=0.6, facts=facts, **run)
     folder = run.folder
     held = pool("judge", pictures, size, None, folder)
-    anew = redrawn(auto or autoencoder(device=device), held, again, "judge", 0.25, folder)
+    anew = redrawn(auto, held, again, "judge", 0.25, folder)
     anew, drawn_first = shrunk(anew, net.size), shrunk(held["pixels"], net.size)
     few = max(1, batch // 8)
     for i in run.steps():
@@ -194,7 +180,7 @@ def accuracy(net, pixels, counts, batch=64):
     return {k: float(hit[:, i][known[:, i]].float().mean()) for i, k in enumerate(COUNTED)}
 
 
-def measure(net, auto=None, n=1000, again=None, size=SIZE, folder="checkpoints", device="cpu"):
+def measure(net, auto, n=1000, again=None, folder="checkpoints"):
     """Held-out accuracy of every count, on ``n`` pictures of a kind and ``again`` (all) that are drawn anew.
 
     Returns
@@ -203,10 +189,9 @@ def measure(net, auto=None, n=1000, again=None, size=SIZE, folder="checkpoints",
         ``"renders"`` and ``"spoilt"`` (pictures that are whole, and spoilt ones), ``"reconstructions"`` and
         ``"spoilt reconstructions"`` (the same, drawn anew by the autoencoder) -> `accuracy`.
     """
-    auto, out = auto or autoencoder(device=device), {}
-    kinds = ("renders", "reconstructions", False), ("spoilt", "spoilt reconstructions", True)
+    kinds, out = (("renders", "reconstructions", False), ("spoilt", "spoilt reconstructions", True)), {}
     for name, also, kind in kinds:
-        held = pool("heldout", n, size, kind, folder)
+        held = pool("heldout", n, SIZE, kind, folder)
         out[name] = accuracy(net, held["pixels"], held["counts"])
         anew = redrawn(auto, held, again or n, name, 0.0, folder)
         out[also] = accuracy(net, anew, held["counts"][: again or n])
@@ -214,17 +199,16 @@ def measure(net, auto=None, n=1000, again=None, size=SIZE, folder="checkpoints",
 
 
 def make(
-    device, folder, seed=0, pictures=12000, again=240, heldout=1000, heldout_again=None, micro=None, on=False,
-    **training,
+    device, folder, seed=0, pictures=12000, again=240, heldout=1000, heldout_again=None, **training
 ):  # fmt: skip
     """``python -m storydiff_lite.training defects``: train, measure, pack, write the card."""
-    auto, begin = autoencoder(micro, device), weights.path("defects") if on else None
-    training |= {"device": device, "folder": folder, "seed": seed, "auto": auto, "begin": begin}
-    net, run = train(pictures=pictures, again=again, **training)
+    auto = packed("vae", device)
+    training |= {"device": device, "folder": folder, "seed": seed}
+    net, run = train(auto, pictures=pictures, again=again, **training)
     if run.processes.rank:
         return
     files = put_judge("defects", net)
-    found = measure(net, auto, heldout, heldout_again, SIZE, folder, device)
+    found = measure(net, auto, heldout, heldout_again, folder)
     measured = {"of a kind": heldout, "of these drawn anew": heldout_again or heldout}
     cards.write("defects", cards.card("defects", run, found, seed, heldout_pictures=measured), files)
     weights.write_manifest()

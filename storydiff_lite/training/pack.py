@@ -101,13 +101,11 @@ def further(parts: Parts) -> dict:
         Part -> its weight files.
     """
     files = {}
-    for part in ("identity", "identity_no_lora", "ip_adapter", "motion"):
+    for part in ("identity", "identity_no_lora", "ip_adapter"):
         if parts.done(part) is None:
             continue
         model = parts.load(part).model.cpu().half()
-        if part == "motion":
-            files[part] = put("motion/predictor", model.save_pretrained)
-        elif part == "ip_adapter":
+        if part == "ip_adapter":
             tensors = {k: v.contiguous() for k, v in model.state().items()}
             target = weights.DATA / part / "ip-adapter.safetensors"
             files[part] = [weights.atomic_save(target, lambda to, tensors=tensors: save_file(tensors, to))]

@@ -19,7 +19,6 @@ from transformers import CLIPVisionModelWithProjection
 from .. import weights
 from ..identity import IDEncoder
 from ..judge import StoryJudge
-from ..motion import SemanticMotionPredictor
 from ..prompts import micro_parts
 from . import cards, clip, identity, ip_adapter, judge, motion, unet, vae
 from .common import Run, progress
@@ -57,8 +56,6 @@ def packed(part, device="cpu") -> nn.Module:
         texts = micro_parts(given=("tokenizer", "tokenizer_2"))
         model.text_1, model.text_2 = texts["text_encoder"], texts["text_encoder_2"]
         model.vision = CLIPVisionModelWithProjection.from_pretrained(micro / "image_encoder")
-    elif part == "motion":
-        model = SemanticMotionPredictor.from_pretrained(weights.path("motion") / "predictor")
     elif part == "identity":
         model = IDEncoder.from_pretrained(weights.path("identity"), local_files_only=True)
     else:

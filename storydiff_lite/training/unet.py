@@ -95,7 +95,7 @@ def kept(folder, kind, key, make):
 
 
 @torch.no_grad()
-def latent_pool(vae, samples, pixels, device, folder, batch=64, dtype=None):
+def latent_pool(vae, samples, pixels, device, folder, batch=64):
     """Unscaled latents of the pool, half precision [pictures, 4, 16, 16]; where each sample begins.
 
     They are kept in ``folder`` under a name that follows from the pictures, the renderer and the encoder.
@@ -107,7 +107,7 @@ def latent_pool(vae, samples, pixels, device, folder, batch=64, dtype=None):
     def encoded():
         out = []
         for x in tqdm(pixels.split(batch), desc="encoding", mininterval=10):
-            with autocast(device, dtype):
+            with autocast(device):
                 out.append(vae.encode(data.to_float(x).to(device)).latent_dist.mode().half().cpu())
         return torch.cat(out)
 
@@ -204,12 +204,12 @@ def canvas(panels, side):
     return torch.cat([torch.cat([a, b], 3), torch.cat([c, d], 3)], 2)
 
 
-def pools(vae, prompts, samples, pixels, captions, device, folder, seed=0, dtype=None):
+def pools(vae, prompts, samples, pixels, captions, device, folder, seed=0):
     """`Pool` for each number of panels that comes up among ``samples``: {panels: Pool}.
 
     ``pixels`` are those of all samples in order, uint8 [pictures, 3, S, S].
     """
-    latents, starts = latent_pool(vae.to(device), samples, pixels, device, folder, dtype=dtype)
+    latents, starts = latent_pool(vae.to(device), samples, pixels, device, folder)
     latents, weight = (latents.float() * vae.config.scaling_factor).half(), importances(samples, folder)
     rng = random.Random(f"captions/{seed}")
     texts = [caption(s, rng, drop=0) for s in samples for _ in range(captions)]
@@ -261,9 +261,7 @@ def importances(samples, folder):
     return kept(folder, "importance", (samples, data.renderer()), weights)
 
 
-def velocity_loss(
-    unet, schedule, x, states, pooled, ids, device, late=False, weight=None, mine=slice(None), dtype=None
-):
+def velocity_loss(unet, schedule, x, states, pooled, ids, device, late=False, weight=None, mine=slice(None)):
     """Mean squared error of the velocity at random times (2202.00512, section 4); x [B, 4, h, w].
 
     Times are uniform, or with ``late`` the later of two uniform ones, so that high noise comes more often.
@@ -275,7 +273,7 @@ def velocity_loss(
     t = torch.randint(0, schedule.config.num_train_timesteps, (1 + late, len(x)), device=device).amax(0)
     noisy, target = schedule.add_noise(x, noise, t), schedule.get_velocity(x, noise, t)
     noisy, target, t = noisy[mine], target[mine], t[mine]
-    with autocast(device, dtype):
+    with autocast(device):
         v = velocity(unet, noisy, t, (states, pooled), ids)
     error = (v.float() - target).square()
     return error.mean() if weight is None else (error * weight[mine]).mean() / weight.mean()
@@ -370,8 +368,6 @@ def train(
     channels=CHANNELS,
     name="unet",
     start=None,
-    peek=None,
-    dtype=None,
     **run,
 ):
     """Train on latents of ``vae``, and return ``(unet, run)``.
@@ -383,11 +379,6 @@ def train(
     ----------
     start : dict, optional
         Weights to begin with, all or some of them.
-    peek : (callable, float), optional
-        ``look(unet, step) -> dict``, called with the averaged weights, and every how many seconds; what it
-        finds goes into the log.
-    dtype : torch.dtype, optional
-        Of the arithmetic, as of `common.arithmetic`.
     **run
         Of `Run`, such as ``folder``, ``seconds``, and ``began``: what the card of ``start`` says.
     """
@@ -397,28 +388,22 @@ def train(
     unet.load_state_dict(start or {}, strict=False)
     unet.set_attn_processor(fastest_attention(device))
     facts = {"batch": batch, "channels": list(channels), "size": size} | samples.facts()
-    how = {"ema": 0.999, "warmup": 100, "cooldown": 0.6, "save_every": 180, "facts": facts, "dtype": dtype}
+    how = {"ema": 0.999, "warmup": 100, "cooldown": 0.6, "save_every": 180, "facts": facts}
     run = Run(name, unet, steps, 1e-3, 0.006, seed=seed, **how, **run)
     with run.processes.first():
         drawn = samples.draw(size, run.folder)
-        learnt = pools(vae, prompts, *drawn, samples.captions, device, run.folder, seed, dtype)
+        learnt = pools(vae, prompts, *drawn, samples.captions, device, run.folder, seed)
         del drawn
     empty = prompts.ids([""])[0].int().to(device)
     schedule = noise_schedule(device)
     net = torch.compile(unet, dynamic=False) if torch.device(device).type == "cuda" else unet
-    looked = run.seconds
     for i in run.steps():
         rng = random.Random(f"unet/{seed}/{i}")
         panels = rng.choice(tuple(learnt))
         x, weight, text, ids = learnt[panels].batch(batch // panels, rng, size, empty)
         mine = run.processes.mine(len(x))
         given = *prompts.encode(text[mine]), ids[mine], device
-        how = {"late": panels > 1, "weight": weight, "mine": mine, "dtype": dtype}
+        how = {"late": panels > 1, "weight": weight, "mine": mine}
         loss = velocity_loss(net, schedule, x, *given, **how)
         run.update(loss, i)
-        if peek and run.seconds - looked > peek[1]:
-            looked = run.seconds
-            with run.with_average():
-                run.log.append({"step": i, "loss": round(float(loss.detach()), 5)} | peek[0](unet.eval(), i))
-            unet.train()
     return run.averaged().eval(), run

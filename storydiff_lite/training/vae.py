@@ -98,16 +98,15 @@ def train(
     pictures=7000,
     decoder_only=False,
     start=None,
-    dtype=None,
     **run,
 ):
     """Train, and return ``(vae, run)``; ``decoder_only`` leaves the encoder of ``start`` alone.
 
-    ``dtype`` of the arithmetic: as of `common.arithmetic`; ``**run``: of `Run`, such as its folder.
+    ``**run`` is of `Run`, such as its folder.
     """
     torch.manual_seed(seed)
     vae = build(size).to(device)
-    run |= {"seed": seed, "dtype": dtype, "facts": {"data": DATA.format(pictures), "batch": batch}}
+    run |= {"seed": seed, "facts": {"data": DATA.format(pictures), "batch": batch}}
     if decoder_only:
         vae.load_state_dict(start.state_dict())
         vae.register_to_config(scaling_factor=start.config.scaling_factor)
@@ -122,7 +121,7 @@ def train(
     mine = run.processes.mine(batch)
     for i in run.steps():
         x = data.to_float(pixels[torch.randint(len(pixels), (batch,))])[mine].to(device)
-        with autocast(device, dtype):
+        with autocast(device):
             with torch.set_grad_enabled(not decoder_only):
                 p = vae.encode(x).latent_dist
             z = p.mode() if decoder_only else p.mean + p.std * run.processes.noise(p.mean, batch)

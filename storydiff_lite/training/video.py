@@ -129,14 +129,11 @@ def prepared(split, n, size=None, folder="checkpoints", device="cpu", parts=None
 
 
 def start_predictor(folder="checkpoints"):
-    """The predictor that learnt from tokens alone: the checkpoint in ``folder``, else the shipped one, else
-    an untrained one.
+    """The predictor that learnt from tokens alone, as its checkpoint in ``folder`` has it; else an untrained
+    one.
     """
-    trained = checkpoint(folder, "motion").exists()
-    if not trained and "motion" in weights.names():
-        return packed("motion")
     net = motion.micro()
-    if trained:
+    if checkpoint(folder, "motion").exists():
         net.load_state_dict(averaged_weights(folder, "motion"))
     return net
 
@@ -214,7 +211,7 @@ def velocity(net, schedule, x, t, noise, prompt_embeds, ids, mask, tokens):
     return v.float(), target
 
 
-def loss_of(net, variant, schedule, batch, empty, ids, late=True):
+def loss_of(net, variant, schedule, batch, empty, ids):
     """One clip batch -> (loss, {"video": ..., "tokens": ...}).
 
     ``batch``: latents, tokens, states, pooled (as of `encode`); ``empty``: states and pooled of no text.
@@ -234,7 +231,7 @@ def loss_of(net, variant, schedule, batch, empty, ids, late=True):
         tokens = torch.where(taught[:, None, None, None], true, predicted)
         tokens = torch.where(dropped[:, None, None, None], torch.zeros_like(tokens), tokens)
     n = schedule.config.num_train_timesteps
-    t = torch.randint(0, n, (1 + late, b), device=device).amax(0)  # high noise decides where things are
+    t = torch.randint(0, n, (2, b), device=device).amax(0)  # high noise decides where things are
     noise, prompt_embeds = torch.randn_like(x), (states, pooled)
     v, target = velocity(net, schedule, x, t, noise, prompt_embeds, ids, mask, tokens)
     weight = motion_weight(x) * (1 - mask)[:, :, None, None, None]
@@ -264,7 +261,6 @@ def train(
     lr=1e-3,
     parts=None,
     begin=None,
-    late=True,
     **run,
 ):
     """Train a variant, and return ``(net, run)``; ``net`` holds ``decoder`` and, of ours, ``predictor``.
@@ -282,8 +278,6 @@ def train(
         Step size of AdamW; Muon's is 8 times as large.
     begin : str or Path, optional
         Folder of a trained decoder (and predictor), to go on from.
-    late : bool
-        Learn more often from much noise, which decides where things are; else from all times alike.
     **run
         Of `Run`, such as ``seconds``, ``cooldown`` (0.5 here) and ``folder``; the checkpoint of the motion
         predictor in the latter, if it is there, is what ours begins with.
@@ -302,14 +296,14 @@ def train(
             module.set_processor(fastest_attention(device))
     facts = {"data": f"{clips:,} clips of {FRAMES} frames (world.sample_clip, split train)", "batch": batch}
     facts |= {"variant": variant, "lr": lr, "muon_lr": 8 * lr, "cooldown": run.setdefault("cooldown", 0.5)}
-    run |= {"facts": facts | {"late": late}, "began": None if begin is None else cards.began_in(begin)}
+    run |= {"facts": facts, "began": None if begin is None else cards.began_in(begin)}
     name = f"video-{name or variant}"
     run = Run(name, Learner(net), steps, lr, 8 * lr, ema=0.998, warmup=100, seed=seed, **run)
-    learn(run, net, variant, held, batch, size or parts[0].config.sample_size, prompts, device, late)
+    learn(run, net, variant, held, batch, size or parts[0].config.sample_size, prompts, device)
     return net.eval(), run
 
 
-def learn(run, net, variant, held, batch, size, prompts, device, late=True):
+def learn(run, net, variant, held, batch, size, prompts, device):
     """All steps of a run, on what `prepared` encoded; each of several processes draws a batch of its own."""
     schedule, empty, ids = noise_schedule(device), prompts([""]), sizes(batch, size, device)
     for i in run.steps():
@@ -317,7 +311,7 @@ def learn(run, net, variant, held, batch, size, prompts, device, late=True):
             torch.manual_seed((run.seed * 1_000_003 + i) * run.processes.count + run.processes.rank)
         pick = torch.randint(len(held["latents"]), (batch,), device=device)
         clips = [held[k][pick] for k in ("latents", "tokens", "states", "pooled")]
-        loss, numbers = loss_of(net, variant, schedule, clips, empty, ids, late)
+        loss, numbers = loss_of(net, variant, schedule, clips, empty, ids)
         run.update(loss, i, **numbers)
     run.averaged()
 
@@ -369,34 +363,9 @@ def save(net, folder, card):
     weights.atomic_save(folder, write)
 
 
-@torch.no_grad()
-def mean_of(folders, unet):
-    """The mean of decoders and predictors of ours that began with the same weights: ``(net, cards)``.
-
-    Runs that went their ways from one place end around the same better one (model soups, 2203.05482).
-    """
-    found = [cards.began_in(folder) for folder in folders]
-    for folder, card in zip(folders, found, strict=True):
-        if card is None:
-            raise SystemExit(f"There is no card.json in {folder}: name folders that the training wrote.")
-    nets = [build("ours", unet, begin=folder) for folder in folders]
-    for several in zip(*(net.parameters() for net in nets), strict=True):
-        several[0].copy_(torch.stack(several).mean(0))
-    return nets[0].eval(), found
-
-
-def card_of_mean(runs, heldout):
-    """What the runs have in common, what each was, and what their mean reached."""
-    total = {k: sum(c[k] for c in runs) for k in ("steps", "seconds")}
-    own = {"heldout", *total}
-    common = {k: v for k, v in runs[0].items() if k not in own and all(c.get(k) == v for c in runs)}
-    each = [{k: v for k, v in c.items() if k not in common} for c in runs]
-    return {"part": "video", **common, **total, "heldout": {"loss": heldout}, "mean_of": each}
-
-
 def make(
     device, folder, seed=0, variant="ours", name=None, size=None, clips=3000, heldout=210,
-    prepare=False, pack=False, mean=None, even=False, **training,
+    prepare=False, pack=False, **training,
 ):  # fmt: skip
     """``python -m storydiff_lite.training video``: train a variant, measure, save; or another task."""
     folder = Path(folder)
@@ -411,14 +380,8 @@ def make(
             prepared(split, n, size, folder, device, parts)
         return None
     parts = micro(device)
-    if mean:
-        net, runs = mean_of(mean, parts[1])
-        found = measure(net, "ours", size, device, heldout, folder, parts)
-        save(net, folder / "video-ours", card_of_mean(runs, found))
-        print(f"the mean of {len(runs)}, held out: {found}")
-        return None
     training |= {"size": size, "seed": seed, "device": device, "clips": clips, "folder": folder}
-    net, run = train(variant, name=name, parts=parts, late=not even, **training)
+    net, run = train(variant, name=name, parts=parts, **training)
     found = measure(net, variant, size, device, heldout, folder, parts)
     save(net, folder / run.name, cards.card("video", run, {"loss": found}, seed))
     cards.report(run.name, run, found)

@@ -6,7 +6,6 @@ frames*, are known and leave the pipeline as they came in. The U-Net that drew a
 frames between them (`refine`).
 """
 
-# ruff: noqa: F401
 from .baselines import blend, sparse_control
 from .checkpoint import (
     CHANGED,

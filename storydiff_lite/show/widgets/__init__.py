@@ -8,5 +8,3 @@ from .attention_explorer import AttentionExplorer, attention_view
 from .consistency_slider import ConsistencySlider
 from .motion_scrubber import MotionScrubber
 from .token_explorer import TokenExplorer
-
-__all__ = ["AttentionExplorer", "ConsistencySlider", "MotionScrubber", "TokenExplorer", "attention_view"]

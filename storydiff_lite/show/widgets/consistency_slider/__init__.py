@@ -24,8 +24,6 @@ class ConsistencySlider(anywidget.AnyWidget):
         What the slider sets.
     choice : str
         What the series are (the label of the choice; it is shown where there are several).
-    index : int
-        Position of the slider at first.
 
     Raises
     ------
@@ -45,7 +43,7 @@ class ConsistencySlider(anywidget.AnyWidget):
     index = traitlets.Int(0).tag(sync=True)
     chosen = traitlets.Int(0).tag(sync=True)
 
-    def __init__(self, pictures, labels, alts, notes=None, title="consistency", choice="story", index=0):
+    def __init__(self, pictures, labels, alts, notes=None, title="consistency", choice="story"):
         labels = [str(x) for x in labels]
         if not pictures or not labels:
             raise ValueError("A slider needs at least one series of pictures and one label.")
@@ -59,8 +57,6 @@ class ConsistencySlider(anywidget.AnyWidget):
                     )
         if any(not str(t).strip() for name in pictures for t in alts[name]):
             raise ValueError("Every picture of a slider needs an alternative text that says what it shows.")
-        if not 0 <= index < len(labels):
-            raise ValueError(f"index is {index}; the slider has positions 0 to {len(labels) - 1}.")
         drawn = [[data_url(p) for p in row] for row in pictures.values()]
         super().__init__(
             title=title,
@@ -71,5 +67,4 @@ class ConsistencySlider(anywidget.AnyWidget):
             alts=[list(alts[name]) for name in pictures],
             notes=[list(notes[name]) for name in pictures],
             width=max(size[0] for row in drawn for _, size in row),
-            index=index,
         )
