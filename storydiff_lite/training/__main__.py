@@ -46,6 +46,7 @@ def number(kind, fits, words):
 COUNT = {"type": number(int, lambda n: n >= 1, "at least 1")}
 SECONDS = {"type": number(float, lambda s: s > 0, "more than 0 seconds")}
 SHARE = {"type": number(float, lambda x: 0 <= x <= 1, "between 0 and 1")}
+SIZE = {"type": int, "choices": (64, 128)}
 RATE = {"type": number(float, lambda x: 0 < x < 1, "more than 0 and less than 1")}
 #: a folder that is read: told now, not after hours of drawing
 FOLDER = {
@@ -66,18 +67,8 @@ OPTIONS = (
     ("--clips", ("video", "passages"), "clips to train on", COUNT),
     ("--passages", ("passages",), "passages to train on", COUNT),
     ("--heldout", ("defects", "video", "passages"), "pictures, clips, ... of a kind to measure on", COUNT),
-    (
-        "--size",
-        OF_PIPELINE,
-        "pixels of a picture at the end, as now by default",
-        {"type": int, "choices": (64, 128)},
-    ),
-    (
-        "--size",
-        ("video",),
-        "pixels of a clip; the autoencoder's own by default",
-        {"type": int, "choices": (64, 128)},
-    ),
+    ("--size", OF_PIPELINE, "pixels of a picture at the end, as now by default", SIZE),
+    ("--size", ("video",), "pixels of a clip; the autoencoder's own by default", SIZE),
     ("--again", ("unet", "identity", "ip_adapter", "passages"), "begin with the packed weights", FLAG),
     ("--again", ("all",), "the U-Net goes on from the packed one", FLAG),
     ("--again", ("defects",), "how many of the pictures the autoencoder draws anew", COUNT),

@@ -1,7 +1,7 @@
 """What every training run needs: an optimizer, a schedule, an average of the weights, checkpoints, a log.
 
 A run is a loop over ``Run.steps()``; it can be killed at any time and goes on from its last checkpoint.
-Checkpoints are safetensors (nothing is ever unpickled) and are written to a temporary name, then renamed.
+Checkpoints are safetensors (nothing is ever unpickled) and are written whole or not at all.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
+from .. import weights
 from .processes import join
 
 
@@ -223,10 +224,7 @@ class Run:
         tensors = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
         meta = {"done": self.done, "total": self.total, "seconds": self.seconds, "log": self.log}
         meta |= {"began": self.began, "facts": self.facts}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        save_file(tensors, part, {"run": json.dumps(meta)})
-        os.replace(part, self.path)
+        weights.atomic_save(self.path, lambda to: save_file(tensors, to, {"run": json.dumps(meta)}))
 
     def _load(self):
         meta = progress(self.folder, self.name)

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..defects import COUNTED, MOST
+from ..world.rendering import cover
 from .pieces import EYES, Piece
 
 UNKNOWN = -100
@@ -30,15 +31,6 @@ FAINT, STRONG = 0.25, 0.60
 _SIDE = 192
 
 
-def _cover(draw, shapes, value, corner=0.0):
-    """Set the pixels of shapes, outlines and all, on a canvas that begins at ``corner`` of the picture."""
-    for _, pts, _, grown, ink in shapes:
-        xy = (((pts if grown is None else grown) - corner) * _SIDE).ravel().tolist()
-        draw.polygon(xy, fill=value)
-        if ink:
-            draw.line(xy + xy[:4], fill=value, width=max(1, round(2 * ink * _SIDE)), joint="curve")
-
-
 def _areas(found):
     """Pixels of every thing, also of what lies outside the picture or behind something."""
     things = {}
@@ -51,8 +43,8 @@ def _areas(found):
         corner = pts.min(0) - 0.02
         image = Image.new("L", tuple(int(x) for x in (pts.max(0) + 0.02 - corner) * _SIDE + 1), 0)
         draw = ImageDraw.Draw(image)
-        for p in group:
-            _cover(draw, p.shapes, 1, corner)
+        for shape in (shape for p in group for shape in p.shapes):
+            cover(draw, shape, 1, _SIDE, corner)
         out[key] = max(1, image.histogram()[1])
     return out
 
@@ -62,8 +54,9 @@ def _showing(found, least):
     image = Image.new("I", (_SIDE, _SIDE), 0)
     draw = ImageDraw.Draw(image)
     drawn = [p for p in found if p.opacity > least]
-    for i, p in enumerate(drawn):
-        _cover(draw, p.shapes, i + 1)
+    for i, p in enumerate(drawn, 1):
+        for shape in p.shapes:
+            cover(draw, shape, i, _SIDE)
     index = np.asarray(image).ravel()
     at = np.flatnonzero(np.array([False] + [bool(p.kind) for p in drawn])[index])
     index = index[at]

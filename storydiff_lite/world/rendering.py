@@ -87,14 +87,21 @@ def masks(picture: Picture, size: int = 64) -> dict[str, np.ndarray]:
     names = list(dict.fromkeys(name for name, *_ in shapes))
     image = Image.new("I", (size * 3, size * 3), 0)
     draw = ImageDraw.Draw(image)
-    for name, pts, _, grown, ink in shapes:
-        i = names.index(name)
-        xy = ((pts if grown is None else grown) * size * 3).ravel().tolist()
-        draw.polygon(xy, fill=i)
-        if ink:
-            draw.line(xy + xy[:4], fill=i, width=max(1, round(6 * ink * size)), joint="curve")
+    for shape in shapes:
+        cover(draw, shape, names.index(shape[0]), size * 3)
     index = np.asarray(image)[1::3, 1::3]
     return {name: index == i for i, name in enumerate(names)}
+
+
+def cover(draw, shape, value, side, corner=0.0):
+    """Set the pixels of a shape, its outline among them, on a canvas ``side`` pixels a picture height that
+    begins at ``corner`` of the picture.
+    """
+    _, pts, _, grown, ink = shape
+    xy = (((pts if grown is None else grown) - corner) * side).ravel().tolist()
+    draw.polygon(xy, fill=value)
+    if ink:
+        draw.line(xy + xy[:4], fill=value, width=max(1, round(2 * ink * side)), joint="curve")
 
 
 def joints(picture: Picture) -> dict[str, tuple[float, float]]:
