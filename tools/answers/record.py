@@ -111,7 +111,7 @@ def record(package=exercises, shift: int = 0) -> dict[str, dict]:
             for name, e in there.items():
                 if e.checker.__module__ == module.__name__:
                     module.known = Watched(chapter)
-                    try_all(module, e.checker, answers.ANSWERS[name])
+                    try_all(module, e, answers.ANSWERS[name], package)
                     for one, cases in gathered(module.known).items():
                         asked.setdefault(one, []).extend(cases)
             module.known = plain
@@ -121,7 +121,10 @@ def record(package=exercises, shift: int = 0) -> dict[str, dict]:
     return found
 
 
-def try_all(module, checker, given):
+def try_all(module, exercise, given, package):
+    def checker(answer):
+        exercise.checker(answer, *package.right_ones(exercise))
+
     every = [*given.right, *(wrong for wrong, _ in given.wrong.values())]
     for answer in every:
         for how in (lenient, None):
@@ -138,7 +141,7 @@ def try_all(module, checker, given):
 def gathered(watched):
     """What each answer that was asked for returns, on the cases of all of them: a checker may stop early."""
     cases = [args for some in watched._asked.values() for args in some]
-    return {name: [k for args in cases if (k := one(watched, name, args))] for name in watched._asked}
+    return {name: [k for args in cases if (k := one(watched, name, args))] for name in list(watched._asked)}
 
 
 def one(watched, name, args):
