@@ -17,7 +17,7 @@ import json
 import numbers
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, ValuesView
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -312,7 +312,7 @@ def case(args) -> tuple[str, list[float]]:
             flat = x.detach().double().flatten()
             sums.extend([float(flat.sum()), float(flat @ torch.arange(1.0, len(flat) + 1).double().cos())])
             return f"tensor{list(x.shape)}"
-        if isinstance(x, (list, tuple)):
+        if isinstance(x, (list, tuple, ValuesView)):
             return f"[{', '.join(map(said, x))}]"
         if isinstance(x, dict):
             return "{" + ", ".join(f"{k!r}: {said(v)}" for k, v in x.items()) + "}"
