@@ -122,8 +122,9 @@ def check(name: str, answer, *earlier) -> None:
     try:
         _run(asked, answer, right_ones(asked))
     except Wrong as error:
-        raise Wrong(f"{faults} With a right one, this is left to do here: {error}") from error
-    print(f"Right: {name}, tried with what a right answer to {_named(asked)} gives. {faults}")
+        raise Wrong(f"{faults} Tried without yours, this is left to do here: {error}") from error
+    right = "a right answer" if len(earlier) == 1 else "right answers"
+    print(f"Right: {name}, tried with {right} to {_named(asked)} and not with yours. {faults}")
 
 
 def _run(asked, answer, earlier=()):

@@ -144,8 +144,8 @@ def region_sizes(answer, regions):
     """``answer(panels, rows, columns, rate, times, regions) -> list``: what each character reads."""
     alone = [{"A": _ALL}, {"B": _ALL}]
     cases = (
-        ([*alone, {"A": _LEFT, "B": _RIGHT}], 4, 4, 1, 1),
-        ([*alone, {"A": (0, 0, 0.6, 1), "B": (0.6, 0, 1, 0.7)}], 8, 8, 0.5, 3),
+        ([*alone, {"A": _LEFT, "B": _RIGHT}], 4, 5, 1, 1),
+        ([*alone, {"A": (0, 0, 0.55, 1), "B": (0.55, 0, 1, 0.7)}], 8, 8, 0.5, 3),
         (
             [alone[0], {"A": _LEFT, "B": _RIGHT}, {"B": _LEFT, "A": _RIGHT}, {"C": _ALL}, alone[1]],
             8,
