@@ -133,6 +133,23 @@ def test_an_earlier_answer_that_is_not_written_is_named(name, capsys):
         exercises.check(name, stub, *nothing)
 
 
+def test_what_stands_in_for_an_earlier_answer_is_none():
+    """It is lent to the checker: kept and handed in as an answer, it gives nothing."""
+    for name in BUILT:
+        lent, n = [], len(CHECKED[name].builds_on)
+
+        def keep(*args, lent=lent, n=n):
+            lent.extend(args[-n:])
+            raise NotImplementedError()
+
+        with pytest.raises(NotImplementedError):
+            exercises.check(name, keep)
+        assert len(lent) == n
+        for earlier, function in zip(CHECKED[name].builds_on, lent, strict=True):
+            with pytest.raises(Wrong, match="write the answer yourself"):
+                exercises.check(earlier, function)
+
+
 def test_another_number_of_earlier_answers_is_told():
     with pytest.raises(Wrong, match="earlier answers came with .*; expected those to"):
         exercises.check(BUILT[0], ALL[BUILT[0]].right[0], stub, *right_before(BUILT[0]))

@@ -112,7 +112,7 @@ def check(name: str, answer, *earlier) -> None:
         else f"{name!r} builds on no earlier exercise: hand in your answer alone.",
     )
     try:
-        _run(asked, answer, [_closed(f) for f in earlier] or right_ones(asked))
+        _run(asked, answer, [_closed(f) for f in earlier])
         print(f"Right: {name}.")
         return
     except (Wrong, NotImplementedError) as error:
@@ -120,7 +120,7 @@ def check(name: str, answer, *earlier) -> None:
     if not faults:
         raise wrong
     try:
-        _run(asked, answer, right_ones(asked))
+        _run(asked, answer)
     except Wrong as error:
         raise Wrong(f"{faults} Tried without yours, this is left to do here: {error}") from error
     right = "a right answer" if len(earlier) == 1 else "right answers"
@@ -130,8 +130,8 @@ def check(name: str, answer, *earlier) -> None:
 def _run(asked, answer, earlier=()):
     """The checker, with a hint for an answer that stops with an error."""
     try:
-        with _records_open(True):
-            asked.checker(_closed(answer), *earlier)
+        with lent(asked) as right, _records_open(True):
+            asked.checker(_closed(answer), *(earlier or right))
     except (Wrong, NotImplementedError):
         raise
     except Exception as error:
@@ -151,18 +151,25 @@ def _closed(answer):
     return tried
 
 
-def right_ones(asked: Exercise) -> list[Callable]:
-    """In the place of the learner's own earlier answers: what right ones return, looked up."""
-    known = sys.modules[asked.checker.__module__].known
+@contextmanager
+def lent(asked: Exercise):
+    """In the place of the learner's own earlier answers: functions that look up what right ones return.
+
+    They are lent to a checker: afterwards they give nothing, or they would be answers.
+    """
+    known, now = sys.modules[asked.checker.__module__].known, [True]
 
     def looked_up(name):
         def right(*args):
-            with _records_open(True):
+            with _records_open(bool(now)):
                 return getattr(known, name)(*args)
 
         return right
 
-    return [looked_up(name) for name in asked.builds_on.values()]
+    try:
+        yield [looked_up(name) for name in asked.builds_on.values()]
+    finally:
+        now.clear()
 
 
 def _faults(asked, earlier) -> str:
@@ -171,7 +178,7 @@ def _faults(asked, earlier) -> str:
     for name, own in zip(asked.builds_on, earlier, strict=False):
         called = f"Your {getattr(own, '__name__', type(own).__name__)}, the answer to {name!r},"
         try:
-            _run(REGISTRY[name], own, right_ones(REGISTRY[name]))
+            _run(REGISTRY[name], own)
         except NotImplementedError:
             said.append(f"{called} is not written yet: solve that exercise first.")
         except Wrong as error:

@@ -385,6 +385,20 @@ def test_hidden_tests_take_right_answers_and_leave_nothing_behind(hidden):
     assert not [p for p in sys.path if p.endswith(".zip") and "checks_" in p]
 
 
+def test_hidden_tests_take_the_earlier_answer_too(hidden):
+    """A mistake in it costs no point here; a mistake in the new answer does."""
+    new, old = (answers.load_all()[name] for name in ("reach", "windows"))
+    wrong = new.wrong["one step"][0]
+    cell = chapters.nbformat.v4.new_code_cell('exercises.check("reach", reach, my_windows)')
+    editions.check_again(chapters.nbformat.v4.new_notebook(cells=[cell]), hidden[1])
+    again = cell.source[cell.source.index(chapters.HIDDEN_BEGIN) :]
+    assert "_graded('reach', reach, my_windows)" in again
+    for earlier in (old.right[0], old.wrong["no overlap"][0]):
+        exec(again, {"reach": new.right[0], "my_windows": earlier})
+        with pytest.raises(Exception, match="one step reaches"):
+            exec(again, {"reach": wrong, "my_windows": earlier})
+
+
 def test_hidden_tests_draw_cases_of_their_own(hidden):
     """What the package knows helps only with its own cases."""
     seen = []

@@ -10,6 +10,7 @@ import copy
 import json
 import sys
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -111,9 +112,10 @@ def record(package=exercises, shift: int = 0) -> dict[str, dict]:
             for name, e in there.items():
                 if e.checker.__module__ == module.__name__:
                     module.known = Watched(chapter)
-                    try_all(module, e, answers.ANSWERS[name], package)
-                    for one, cases in gathered(module.known).items():
-                        asked.setdefault(one, []).extend(cases)
+                    with package.lent(e) as earlier:
+                        try_all(module, partial(tried, e.checker, earlier), answers.ANSWERS[name])
+                        for one, cases in gathered(module.known).items():
+                            asked.setdefault(one, []).extend(cases)
             module.known = plain
             found[chapter] = {name: unique(asked[name]) for name in sorted(asked)}
     finally:
@@ -121,10 +123,11 @@ def record(package=exercises, shift: int = 0) -> dict[str, dict]:
     return found
 
 
-def try_all(module, exercise, given, package):
-    def checker(answer):
-        exercise.checker(answer, *package.right_ones(exercise))
+def tried(checker, earlier, answer):
+    checker(answer, *earlier)
 
+
+def try_all(module, checker, given):
     every = [*given.right, *(wrong for wrong, _ in given.wrong.values())]
     for answer in every:
         for how in (lenient, None):
