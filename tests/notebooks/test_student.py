@@ -385,6 +385,18 @@ def test_hidden_tests_take_right_answers_and_leave_nothing_behind(hidden):
     assert not [p for p in sys.path if p.endswith(".zip") and "checks_" in p]
 
 
+@each_chapter
+def test_the_answers_of_a_chapter_get_all_points(path, hidden, tmp_path, monkeypatch):
+    """On the cases of a course: on those of the package the chapter itself runs them."""
+    monkeypatch.chdir(tmp_path)
+    nb = chapters.read(path)
+    names, asked = defined(nb), [cell for cell in nb.cells if chapters.checks(cell)]
+    editions.check_again(nb, hidden[1])
+    assert asked
+    for cell in asked:
+        exec(cell.source[cell.source.index(chapters.HIDDEN_BEGIN) :], names)
+
+
 def test_hidden_tests_take_the_earlier_answer_too(hidden):
     """A mistake in it costs no point here; a mistake in the new answer does."""
     new, old = (answers.load_all()[name] for name in ("reach", "windows"))
