@@ -18,6 +18,11 @@ CHECKED = exercises.load_all()
 ALL = answers.load_all()
 RIGHT = [(n, k) for n, e in ALL.items() for k in range(len(e.right))]
 WRONG = [(n, k) for n, e in ALL.items() for k in e.wrong]
+BUILT = [n for n, e in CHECKED.items() if e.builds_on]
+
+
+def stub(*args, **kwargs):
+    raise NotImplementedError()
 
 
 @pytest.mark.parametrize(("name", "k"), RIGHT)
@@ -55,9 +60,6 @@ def test_nonsense_is_wrong_and_no_traceback_of_ours(name):
 
 
 def test_a_stub_stays_a_stub():
-    def stub(*args, **kwargs):
-        raise NotImplementedError()
-
     with pytest.raises(NotImplementedError):
         exercises.check(next(iter(ALL)), stub)
 
@@ -79,6 +81,81 @@ def test_names_are_taken_once():
 
 def test_answers_and_checkers_name_the_same_exercises():
     assert set(ALL) == set(CHECKED)
+
+
+# ------------------------------------------------------------------------------- on an earlier answer
+def right_before(name, k=0):
+    return [ALL[e].right[k] for e in CHECKED[name].builds_on]
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_right_answers_pass_with_every_right_earlier_answer(name, capsys):
+    for k in (0, 1):
+        for answer in ALL[name].right:
+            exercises.check(name, answer, *right_before(name, k))
+    assert set(capsys.readouterr().out.splitlines()) == {f"Right: {name}."}
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_wrong_answers_get_their_hint_with_a_right_earlier_answer(name):
+    for answer, words in ALL[name].wrong.values():
+        with pytest.raises(Wrong, match=re.escape(words)):
+            exercises.check(name, answer, *right_before(name))
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_a_wrong_earlier_answer_is_named_and_does_not_stop_a_right_one(name, capsys):
+    """Where the fault shows at all: a wrong earlier answer may be right on the cases of this exercise."""
+    for i, earlier in enumerate(CHECKED[name].builds_on):
+        told = []
+        for wrong, (fault, words) in ALL[earlier].wrong.items():
+            before = right_before(name)
+            before[i] = fault
+            exercises.check(name, ALL[name].right[0], *before)
+            said = capsys.readouterr().out
+            assert said.startswith(f"Right: {name}")
+            if f"the answer to {earlier!r}, is not right yet" in said:
+                assert words in said, wrong  # the earlier exercise's own hint
+                told.append(wrong)
+        assert told, f"no mistake in {earlier!r} shows in {name!r}: does it build on it?"
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_an_earlier_answer_that_is_not_written_is_named(name, capsys):
+    nothing = [stub for _ in CHECKED[name].builds_on]
+    exercises.check(name, ALL[name].right[0], *nothing)
+    assert capsys.readouterr().out.count("is not written yet: solve that exercise first") == len(nothing)
+    for answer, words in ALL[name].wrong.values():
+        with pytest.raises(Wrong, match="not written yet") as caught:
+            exercises.check(name, answer, *nothing)
+        assert words in str(caught.value)  # what is left to do in the new one
+    with pytest.raises(NotImplementedError):
+        exercises.check(name, stub, *nothing)
+
+
+def test_what_stands_in_for_an_earlier_answer_is_none():
+    """It is lent to the checker: kept and handed in as an answer, it gives nothing."""
+    for name in BUILT:
+        lent, n = [], len(CHECKED[name].builds_on)
+
+        def keep(*args, lent=lent, n=n):
+            lent.extend(args[-n:])
+            raise NotImplementedError()
+
+        with pytest.raises(NotImplementedError):
+            exercises.check(name, keep)
+        assert len(lent) == n
+        for earlier, function in zip(CHECKED[name].builds_on, lent, strict=True):
+            with pytest.raises(Wrong, match="write the answer yourself"):
+                exercises.check(earlier, function)
+
+
+def test_another_number_of_earlier_answers_is_told():
+    with pytest.raises(Wrong, match="earlier answers came with .*; expected those to"):
+        exercises.check(BUILT[0], ALL[BUILT[0]].right[0], stub, *right_before(BUILT[0]))
+    alone = next(n for n, e in CHECKED.items() if not e.builds_on)
+    with pytest.raises(Wrong, match="builds on no earlier exercise"):
+        exercises.check(alone, ALL[alone].right[0], stub)
 
 
 # ------------------------------------------------------------------------------------------ no answers

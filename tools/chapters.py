@@ -15,10 +15,14 @@ HIDDEN_BEGIN, HIDDEN_END = "### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS"
 CHECK = re.compile(r"^\s*(?:\w+\s*=\s*)?(?:\w+\.)*check\(\s*[\"']([\w-]+)[\"']", re.M)
 # A directive fence of sphinx-exercise: ```{exercise} title  or  :::{exercise} title
 FENCE = re.compile(r"^[ \t]*(`{3,}|:{3,})\{(exercise|solution|solution-start|solution-end)\}", re.M)
-# What an exercise asks for, below its title: *Write · medium · 10 min · 2 points*
+# What an exercise asks for, below its title: *Write · medium · 10 min · 2 points*, and on which earlier ones
+# of its chapter it builds: *... · 2 points · builds on {ref}`Windows <ex-windows>`*
 LABEL = re.compile(
-    r"^\*(Predict|Write|Debug|Design) · (easy|medium|hard) · (\d+) min · (\d) points?\*$", re.M
+    r"^\*(Predict|Write|Debug|Design) · (easy|medium|hard) · (\d+) min · (\d) points?"
+    r"(?: · builds on (.+))?\*$",
+    re.M,
 )
+NAMED = re.compile(r"\{ref\}`[^`<]+<([\w-]+)>`")
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -73,6 +77,20 @@ def fences(cell) -> list[str]:
 def checks(cell) -> list[str]:
     """Names of the exercises that a code cell checks."""
     return CHECK.findall(cell.source) if cell.cell_type == "code" else []
+
+
+def builds_on(nb) -> dict[str, list[str]]:
+    """Name of an exercise, as its check has it -> names of the earlier ones that its heading line names."""
+    names, asked, found = {}, None, {}
+    for cell in nb.cells:
+        if "exercise" in fences(cell):
+            asked = cell.source
+        for name in checks(cell) if asked else ():
+            label = LABEL.search(asked)
+            names[re.search(r"^:label: (\S+)", asked, re.M)[1]] = name
+            found[name] = [names.get(ref, ref) for ref in NAMED.findall((label and label[5]) or "")]
+            asked = None
+    return found
 
 
 def mark_exercises(nb) -> None:

@@ -92,6 +92,7 @@ EXERCISE = re.compile(r"^(`{3,}|:{3,})\{exercise\} ([^\n]+)\n(?::\w+:[^\n]*\n)*(
 BOX = re.compile(r"^(`{3,}|:{3,})\{admonition\} ([^\n]+)\n(?::\w+:[^\n]*\n)*(.*?)^\1[ \t]*$", re.M | re.S)
 CITED = re.compile(r"\s*\(\{cite\}`[^`]*`\)|\s?\{cite\}`[^`]*`,?")
 TERM = re.compile(r"\{term\}`([^`<]+?)(?: *<[^>]*>)?`")
+REF = re.compile(r"\{ref\}`([^`<]+?) *<[^>]*>`")
 LABEL = re.compile(r"^\([\w-]+\)=\n", re.M)
 CHAPTER = re.compile(r"\]\((\d\d-[\w-]+)(#[\w-]+)?\)")
 
@@ -105,7 +106,7 @@ def for_jupyterlab(nb) -> None:
     for cell in nb.cells:
         if cell.cell_type == "markdown":
             text = EXERCISE.sub(lambda m: f"### Exercise: {m[2]}\n\n{m[3].strip()}", cell.source)
-            text = LABEL.sub("", BOX.sub(quoted, text))
+            text = REF.sub(r'"\1"', LABEL.sub("", BOX.sub(quoted, text)))
             text = TERM.sub(r"\1", CITED.sub("", text)).replace("(, ", "(").replace("( ", "(")
             cell.source = CHAPTER.sub(lambda m: f"]({m[1]}.ipynb{m[2] or ''})", text)
 

@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).parent.parent.parent
 #: slow reading, of a technical text in a second language
 WORDS_A_MINUTE = 120
-MINUTES = re.compile(r"^\*\w+ · \w+ · (\d+) min · \d points?\*$", re.M)  # below an exercise's title
+#: below an exercise's title
+MINUTES = re.compile(r"^\*\w+ · \w+ · (\d+) min · \d points?(?: · builds on .+)?\*$", re.M)
 FENCE = re.compile(r"^[ \t]*(?:`{3,}|:{3,})\{(exercise|solution-start|solution-end)\}[ \t]*(.*)", re.M)
 CHECK = re.compile(r"check\(\s*[\"']([\w-]+)[\"']")
 

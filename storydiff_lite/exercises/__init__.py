@@ -4,6 +4,10 @@ One file a chapter. A checker tries the answer on cases of its own and accepts e
 rejects it explains with a hint. No answer stands here, since students have this package: what right and wrong
 answers return on those cases is written down in ``known/`` (`Known`). The answers themselves are in
 ``tools/answers`` of the repository; ``tests/test_exercises.py`` tries them all.
+
+An exercise may build on earlier ones of its chapter: ``exercises.check("reach", reach, my_windows)``. It is
+tried with the learner's own earlier answers. Where one of those is wrong, the hint says so, and the new one
+is tried with what right ones give.
 """
 
 from __future__ import annotations
@@ -12,9 +16,10 @@ import difflib
 import json
 import numbers
 import pkgutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, ValuesView
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib import import_module
 
@@ -31,24 +36,38 @@ class Wrong(AssertionError):
         return [f"Not yet: {self}"]
 
 
+class NotKnown(LookupError):
+    """What an answer gives for these arguments is not written down."""
+
+
 @dataclass
 class Exercise:
-    """An exercise: its name and its checker."""
+    """An exercise.
+
+    Parameters
+    ----------
+    name : str
+    checker : callable
+        ``checker(answer, *earlier)``, where ``earlier`` are answers to the exercises that it builds on.
+    builds_on : dict
+        Name of an earlier exercise -> what its answer is called in the chapter's `Known`.
+    """
 
     name: str
     checker: Callable
+    builds_on: dict[str, str] = field(default_factory=dict)
 
 
 REGISTRY: dict[str, Exercise] = {}
 
 
-def exercise(name: str):
-    """Register the function below as the checker of exercise ``name``."""
+def exercise(name: str, builds_on: dict[str, str] | None = None):
+    """Register the function below as the checker of exercise ``name``: see `Exercise`."""
 
     def register(checker):
         if name in REGISTRY:
             raise ValueError(f"Two exercises are called {name!r}.")
-        REGISTRY[name] = Exercise(name, checker)
+        REGISTRY[name] = Exercise(name, checker, builds_on or {})
         return checker
 
     return register
@@ -61,7 +80,7 @@ def load_all() -> dict[str, Exercise]:
     return REGISTRY
 
 
-def check(name: str, answer) -> None:
+def check(name: str, answer, *earlier) -> None:
     """Say that an answer is right, or raise `Wrong` with a hint.
 
     Parameters
@@ -70,11 +89,14 @@ def check(name: str, answer) -> None:
         The exercise's name, as its chapter says.
     answer
         A function, mostly; the chapter says what it takes and returns.
+    *earlier
+        Own answers to the exercises that this one builds on, in the order of its heading line. Without them,
+        or where one of them is wrong, ``answer`` is tried with what right ones give.
 
     Raises
     ------
     Wrong
-        Not right; the message says what to look at.
+        Not right; the message says what to look at, and whether an earlier answer is at fault.
     KeyError
         No exercise has that name.
     """
@@ -82,22 +104,90 @@ def check(name: str, answer) -> None:
     if name not in there:
         near = difflib.get_close_matches(name, there, 3) or sorted(there)
         raise KeyError(f"There is no exercise {name!r}. Did you mean {', '.join(near)}?")
+    asked = there[name]
+    expect(
+        len(earlier) in (0, len(asked.builds_on)),
+        f"{len(earlier)} earlier answers came with {name!r}; expected those to {_named(asked)}."
+        if asked.builds_on
+        else f"{name!r} builds on no earlier exercise: hand in your answer alone.",
+    )
+    try:
+        _run(asked, answer, [_closed(f) for f in earlier])
+        print(f"Right: {name}.")
+        return
+    except (Wrong, NotImplementedError) as error:
+        wrong, faults = error, _faults(asked, earlier)
+    if not faults:
+        raise wrong
+    try:
+        _run(asked, answer)
+    except Wrong as error:
+        raise Wrong(f"{faults} Tried without yours, this is left to do here: {error}") from error
+    right = "a right answer" if len(earlier) == 1 else "right answers"
+    print(f"Right: {name}, tried with {right} to {_named(asked)} and not with yours. {faults}")
+
+
+def _run(asked, answer, earlier=()):
+    """The checker, with a hint for an answer that stops with an error."""
+    try:
+        with lent(asked) as right, _records_open(True):
+            asked.checker(_closed(answer), *(earlier or right))
+    except (Wrong, NotImplementedError):
+        raise
+    except Exception as error:
+        hint = f"Your answer stopped with {type(error).__name__}: {error}. "
+        if isinstance(error, NotKnown) and asked.builds_on:
+            hint = f"Your answer calls that to {_named(asked)} with something else than expected: {error} "
+        raise Wrong(f"{hint}Try it on a small example of your own first.") from error
+
+
+def _closed(answer):
+    """``answer``, during which nothing can be looked up."""
 
     def tried(*args, **kwargs):
         with _records_open(False):
             return answer(*args, **kwargs)
 
+    return tried
+
+
+@contextmanager
+def lent(asked: Exercise):
+    """In the place of the learner's own earlier answers: functions that look up what right ones return.
+
+    They are lent to a checker: afterwards they give nothing, or they would be answers.
+    """
+    known, now = sys.modules[asked.checker.__module__].known, [True]
+
+    def looked_up(name):
+        def right(*args):
+            with _records_open(bool(now)):
+                return getattr(known, name)(*args)
+
+        return right
+
     try:
-        with _records_open(True):
-            there[name].checker(tried)
-    except (Wrong, NotImplementedError):
-        raise
-    except Exception as error:
-        raise Wrong(
-            f"Your answer stopped with {type(error).__name__}: {error}. "
-            "Try it on a small example of your own first."
-        ) from error
-    print(f"Right: {name}.")
+        yield [looked_up(name) for name in asked.builds_on.values()]
+    finally:
+        now.clear()
+
+
+def _faults(asked, earlier) -> str:
+    """What is wrong with the earlier answers, in a sentence or two each; empty if nothing is."""
+    said = []
+    for name, own in zip(asked.builds_on, earlier, strict=False):
+        called = f"Your {getattr(own, '__name__', type(own).__name__)}, the answer to {name!r},"
+        try:
+            _run(REGISTRY[name], own)
+        except NotImplementedError:
+            said.append(f"{called} is not written yet: solve that exercise first.")
+        except Wrong as error:
+            said.append(f"{called} is not right yet: mend it first. Its hint: {error}")
+    return " ".join(said)
+
+
+def _named(asked):
+    return " and ".join(map(repr, asked.builds_on))
 
 
 def expect(ok, hint: str) -> None:
@@ -181,7 +271,7 @@ class Known:
         found = [k for k in _read(self._chapter).get(name, ()) if k["case"] == text]
         best = min(found, key=lambda k: _apart(k["sums"], sums), default=None)
         if best is None or _apart(best["sums"], sums) > 1e-3:
-            raise LookupError(
+            raise NotKnown(
                 f"{self._chapter} does not know what {name!r} gives for {text}; expected one of its cases. "
                 "Run tools/answers/record.py after a checker has changed."
             )
@@ -230,7 +320,7 @@ def case(args) -> tuple[str, list[float]]:
             flat = x.detach().double().flatten()
             sums.extend([float(flat.sum()), float(flat @ torch.arange(1.0, len(flat) + 1).double().cos())])
             return f"tensor{list(x.shape)}"
-        if isinstance(x, (list, tuple)):
+        if isinstance(x, (list, tuple, ValuesView)):
             return f"[{', '.join(map(said, x))}]"
         if isinstance(x, dict):
             return "{" + ", ".join(f"{k!r}: {said(v)}" for k, v in x.items()) + "}"

@@ -83,6 +83,47 @@ def average_windows(answer):
     expect(same(got, known.average(*args)), "Some number differs.")
 
 
+# ---------------------------------------------------------------------------------------- reach
+
+
+@exercise("reach", builds_on={"windows": "windows"})
+def reach(answer, windows):
+    """``answer(panels, window, steps, windows) -> sets``: whom each panel depends on after ``steps``."""
+    for panels, window, steps in ((10, 3, 3), (8, 3, 0), (8, 3, 1), (7, 2, 3), (4, 6, 1)):
+        found = answer(panels, window, steps, windows)
+        expect(
+            isinstance(found, (list, tuple)) and all(hasattr(some, "__iter__") for some in found),
+            "Return a list with a set of panel numbers for each panel.",
+        )
+        expect(
+            len(found) == panels,
+            f"Return a set for each of the {panels} panels; there are {len(found)}.",
+        )
+        got, args = [set(some) for some in found], (panels, window, steps, windows)
+        want = known.reach(*args)
+        if got == want:
+            continue
+        wrong = {
+            "reach_of_one_step": "This is how far one step reaches. In the next step a panel reads others "
+            "that have read already.",
+            "reach_in_place": "A step reads what the same step has just written, so everything travels too "
+            "far: all windows read the panels as they were before the step.",
+            "reach_in_first_window": "A panel is in several windows, and its prediction is the mean over all "
+            "of them.",
+            "reach_without_itself": "A panel is in its own windows: before any step it depends on itself.",
+            "reach_a_window_a_step": "In a window of W panels the farthest other panel is W - 1 away, not W.",
+            "reach_too_late": "You start one step late: after one step a panel depends on all that are in "
+            "its windows.",
+        }
+        expect_no_mistake(got, known, args, wrong, eq)
+        i = next(i for i in range(panels) if got[i] != want[i])
+        expect(
+            False,
+            f"{panels} panels, windows of {window}, {steps} steps: panel {i} depends on {sorted(want[i])}, "
+            f"not on {sorted(got[i])}.",
+        )
+
+
 # ---------------------------------------------------------------------------------------- bank-reads
 
 

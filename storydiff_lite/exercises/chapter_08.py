@@ -108,6 +108,63 @@ def relative_error(answer):
     expect(same(answer(line.clone(), truth.clone()), torch.ones(4)), "The straight line itself must get 1.")
 
 
+# ---------------------------------------------------------------------------------------- tuned-bend
+
+
+@exercise("tuned-bend", builds_on={"bend-the-line": "bend", "relative-error": "by_frame"})
+def tuned_bend(answer, bend, error):
+    """``answer(validation, heldout, strengths, bend, error) -> (strength, error)``; clips: three tensors."""
+    strengths = [0.0, 0.25, 0.5, 0.75, 1.0]
+    validation, heldout = _clips(91, 0.75), _clips(92, 0.5)  # the best strength is another one
+    args = validation, heldout, strengths, bend, error
+    given = [tuple(t.clone() for t in clips) for clips in (validation, heldout)]
+    got = answer(*given, list(strengths), bend, error)
+    expect(
+        isinstance(got, (tuple, list)) and len(got) == 2,
+        "Return two things: the strength, and the error on the held-out clips.",
+    )
+    expect(
+        not (isinstance(got[1], torch.Tensor) and got[1].numel() > 1),
+        "The error is one number here: the mean over the frames.",
+    )
+    strength, found = map(expect_number, got)
+    want = known.tuned(*args)
+    expect(
+        strength in strengths,
+        f"{strength} is none of the strengths that were given: return the strength itself.",
+    )
+    expect(
+        strength != known.tuned_on_heldout(*args)[0],
+        "You chose the strength on the held-out clips, and measured on the same: what is measured must not "
+        "have been chosen on.",
+    )
+    expect(
+        strength != known.tuned_for_the_worst(*args)[0],
+        "This strength has the largest error on the validation clips.",
+    )
+    expect(strength == want[0], "On the validation clips another strength has the smallest mean error.")
+    wrong = {
+        "told_of_validation": "The strength is right; the error is that of the validation clips, on which it "
+        "was chosen. Measure on the held-out ones.",
+        "told_without_strength": "The strength is right; on the held-out clips you bend with the whole "
+        "correction, not with this part of it.",
+        "told_of_one_frame": "The strength is right; the error is that of one frame. Take the mean.",
+    }
+    for name, hint in wrong.items():
+        expect(not same(found, getattr(known, name)(*args)[1]), hint)
+    expect(same(found, want[1]), "The strength is right; the error on the held-out clips is another one.")
+
+
+def _clips(seed, strength):
+    """Line, correction and truth [2, 5, 2, 3]: the truth is the line, bent this strongly, and some noise."""
+    g = generator(seed)
+    start, end = torch.randn(2, 2, 3, generator=g), torch.randn(2, 2, 3, generator=g)
+    line = known.line(start, end, 5)
+    correction, noise = torch.randn(2, 5, 2, 3, generator=g), 0.02 * torch.randn(2, 5, 2, 3, generator=g)
+    noise[:, [0, -1]] = 0
+    return line, correction, known.bend(line, strength * correction) + noise
+
+
 # ---------------------------------------------------------------------------------------- nearest-frame
 
 

@@ -191,3 +191,34 @@ def mend_frames_step(answer):
     )
     expect(same(got, known.frames_mended(*args)), "Some number differs.")
     expect(torch.equal(given, x), "The numbers are right, but the input was changed.")
+
+
+# ---------------------------------------------------------------------------------------- all-steps
+
+
+@exercise("all-steps", builds_on={"mend-frames-step": "frames_mended"})
+def all_steps(answer, step):
+    """``answer(x [F, 4, h, w], levels, predict, known [2, 4, h, w], step) -> [F, 4, h, w]``, all steps."""
+    g = generator(92)
+    x, ends = (torch.randn(n, 4, 2, 2, generator=g, dtype=torch.float64) for n in (5, 2))
+    levels = torch.tensor([0.05, 0.3, 0.6, 1.0], dtype=torch.float64)
+    args, given = (x, levels, _predict, ends, step), x.clone()
+    got = answer(given, levels.clone(), _predict, ends.clone(), step)
+    expect_tensor(got, x.shape)
+    wrong = {
+        "steps_ends_late": "In the first step the U-Net did not see the known frames: they stand in the "
+        "latents from the beginning.",
+        "steps_one_prediction": "You predict once. The velocities are predicted anew in every step.",
+        "steps_next_level": "You tell the U-Net the level that the step goes to. It is told the level "
+        "that its latents have.",
+        "steps_one_too_few": "The last step is missing: there is still noise in these latents.",
+        "steps_from_the_noise": "Each step begins at the noise again. It begins where the last one ended.",
+    }
+    expect_no_mistake(got, known, args, wrong)
+    expect(same(got, known.all_steps(*args)), "Some number differs.")
+    expect(torch.equal(given, x), "The numbers are right, but the input was changed: begin with a copy.")
+
+
+def _predict(x, a):
+    """Velocities that depend on the other frames, and on the level."""
+    return a * x.roll(1, 0).tanh() + x.mean(0)

@@ -136,41 +136,52 @@ def token_regions(answer):
 # ---------------------------------------------------------------------------------------- tokens-read
 
 
-@exercise("region-sizes")
-def region_sizes(answer):
-    """``answer(who, n, rate, times) -> list``: tokens in the reading list of each character of each panel."""
+_ALL, _LEFT, _RIGHT = (0, 0, 1, 1), (0, 0, 0.5, 1), (0.5, 0, 1, 1)
+
+
+@exercise("region-sizes", builds_on={"token-regions": "regions_of_tokens"})
+def region_sizes(answer, regions):
+    """``answer(panels, rows, columns, rate, times, regions) -> list``: what each character reads."""
+    alone = [{"A": _ALL}, {"B": _ALL}]
     cases = (
-        ([("A",), ("B",), ("A", "B")], 16, 1, 1),
-        ([("A",), ("B",), ("A", "B")], 64, 1, 3),
-        ([("A",), ("A", "B"), ("B", "A"), ("C",), ("B",)], 64, 0.5, 3),
+        ([*alone, {"A": _LEFT, "B": _RIGHT}], 4, 5, 1, 1),
+        ([*alone, {"A": (0, 0, 0.55, 1), "B": (0.55, 0, 1, 0.7)}], 8, 8, 0.5, 3),
+        (
+            [alone[0], {"A": _LEFT, "B": _RIGHT}, {"B": _LEFT, "A": _RIGHT}, {"C": _ALL}, alone[1]],
+            8,
+            8,
+            0.5,
+            3,
+        ),
     )
-    for who, n, rate, times in cases:
-        found = answer([tuple(w) for w in who], n, rate, times)
+    for panels, rows, columns, rate, times in cases:
+        found = answer([dict(p) for p in panels], rows, columns, rate, times, regions)
         expect(isinstance(found, (list, tuple)), "Return a list with a list for each panel.")
         got = [[int(x) for x in panel] for panel in found]
-        case = who, n, rate, times
+        case = panels, rows, columns, rate, times, regions
         want = known.sizes(*case)
         if got == want:
             continue
         expect(
-            [len(p) for p in got] == [len(w) for w in who],
+            [len(p) for p in got] == [len(p) for p in panels],
             "Each character of a panel has a list of its own: give a number for each name.",
         )
         wrong = {
-            "own_half": "Regions that are not isolated read all n tokens of their own panel.",
+            "own_half": "Regions that are not isolated read all tokens of their own panel.",
             "by_panels": "That is the rule of panels. A panel of one now also reads its character's region "
             "in panels of two.",
-            "whole_panels": "Of a panel of two only the character's own half is read: n / 2.",
+            "whole_panels": "Of a panel of two only what lies in the character's own box is read.",
             "times_forgotten": "A token of another panel stands in the list `times` times.",
             "own_times_too": "The panel's own tokens stand in the list once.",
+            "by_area": "You took the area of a box. A box has the tokens whose middle lies in it.",
+            "with_nobodys": "Tokens in no box are nobody's, and nobody reads them.",
         }
         expect_no_mistake(got, known, case, wrong, eq)
+        i = next(i for i, (a, b) in enumerate(zip(got, want, strict=True)) if a != b)
         expect(
             False,
-            f"who = {who}, n = {n}, rate = {rate}, times = {times}: the numbers are {want[0]} for the first "
-            f"panel, not {got[0]}."
-            if got[0] != want[0]
-            else f"Panels of two are wrong: {got}.",
+            f"{rows} x {columns} tokens, rate {rate}, times {times}: in panel {i}, {panels[i]}, the numbers "
+            f"are {want[i]}, not {got[i]}.",
         )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numbers
 from operator import eq
 
-from . import exercise, expect, expect_no_mistake, expect_number, records
+import torch
+
+from . import exercise, expect, expect_no_mistake, expect_number, generator, records
 
 known = records("chapter_11")
 
@@ -161,3 +163,84 @@ def loss_of_the_batch(answer):
         ):
             expect(abs(got - wrong(sums, weights)) > 1e-9, hint)
         expect(False, f"Sums {sums}, weights {weights}: {want:g}, not {got:g}.")
+
+
+# ---------------------------------------------------------------------------------------- plan a timing
+
+_TIMED = ("1 panel", "4 panels", "4 panels, compiled", "4 panels, sharing", "4 panels, sharing, sliced")
+
+
+@exercise("plan-timing", builds_on={"cost-ratio": "cost"})
+def plan_timing(answer, cost):
+    """``answer(pilot, panels, rate, attention, total, smallest, cost) -> (without, with, runs, verdict)``."""
+    story = 4, 0.5, 2, 16  # sharing counts 1.1875 times the operations
+    for seed, factor in ((11, 1.1875), (12, 1.45), (13, 1.0)):
+        pilot = _pilot(seed, factor)
+        args = pilot, *story, 0.011, cost
+        got = answer({name: runs.clone() for name, runs in pilot.items()}, *story, 0.011, cost)
+        expect(
+            isinstance(got, (list, tuple)) and len(got) == 4,
+            "Return four things: the setting without, the setting with, the number of runs, the verdict.",
+        )
+        first, second, runs, verdict = got
+        expect(
+            first in _TIMED and second in _TIMED,
+            f"The settings of the pilot are {', '.join(_TIMED)}; got {first!r} and {second!r}.",
+        )
+        want = known.timing(*args)
+        expect(
+            (first, second) != (want[1], want[0]),
+            "The other way round: first the setting without sharing, then the one with it.",
+        )
+        expect(
+            first != "1 panel" or second != want[1],
+            "These two differ in the number of panels, too: a larger batch takes longer as well.",
+        )
+        expect(
+            (first, second) == want[:2],
+            f"{first!r} and {second!r} differ in something else than the sharing, or in nothing.",
+        )
+        runs = int(expect_number(runs))
+        wrong = {
+            "timing_with_the_first": "You counted the first run of each setting, in which the GPU prepares "
+            "itself: leave it out.",
+            "timing_in_seconds": "Your deviation is that of differences in seconds. What is compared with a "
+            "cost ratio is a ratio: time with over time without, run by run.",
+            "timing_by_n": "The standard deviation of a sample is divided by n - 1.",
+            "timing_of_the_pilot": "That is how many runs the pilot has, not how many the experiment needs.",
+        }
+        for name, hint in wrong.items():
+            expect(runs != getattr(known, name)(*args)[2], hint)
+        expect(
+            runs == want[2],
+            f"{runs} runs differ from what 1.96 s / sqrt(n) <= {args[5]} asks for, the least whole n.",
+        )
+        expect(
+            verdict in ("more", "less", "not shown"),
+            f"The verdict is {verdict!r}; expected 'more', 'less' or 'not shown'.",
+        )
+        expect(
+            verdict == want[3] or verdict != known.timing_against_one(*args)[3],
+            "You compared with 1. Sharing does more operations, so more time is expected: compare with what "
+            "`cost` says.",
+        )
+        expect(
+            verdict == want[3] or verdict != known.timing_by_the_mean(*args)[3],
+            "You read the mean alone: where the interval holds what `cost` says, no difference is shown.",
+        )
+        expect(verdict == want[3], f"The pilot does not say {verdict!r}: look at both ends of the interval.")
+
+
+def _pilot(seed, factor):
+    """Seconds of nine runs of every setting, the first one slow; sharing takes ``factor`` times as long."""
+    g = generator(seed)
+    noise = torch.randn(len(_TIMED), 9, generator=g, dtype=torch.float64)
+    pilot = {name: 2 * (1 + 0.01 * e) for name, e in zip(_TIMED, noise, strict=True)}
+    pilot["1 panel"] = pilot["1 panel"] / 3
+    plain = torch.linspace(2, 2.4, 9, dtype=torch.float64)[torch.randperm(9, generator=g)]  # it gets warm
+    e = noise[3, 1:] - noise[3, 1:].mean()
+    ratio = torch.cat([noise[3, :1], factor - 0.004 + 0.02 * e / e.std()])
+    pilot["4 panels"], pilot["4 panels, sharing"] = plain, plain * ratio
+    for k, name in enumerate(_TIMED):
+        pilot[name][0] = 5.0 + 2 * k
+    return pilot

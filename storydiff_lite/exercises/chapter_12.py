@@ -209,3 +209,32 @@ def carry(answer):
             "The phrase stands at the beginning; the short form stands at place `at`.",
         )
         expect(same(got, known.carry(*args)), "Some state is not where it should be.")
+
+
+# ---------------------------------------------------------------------------------------- mend-followers
+
+
+@exercise("mend-followers", builds_on={"adain": "adain"})
+def mend_followers(answer, partly):
+    """``answer(q, k, v, amount, partly) -> [F, N, C]``; q, k, v [F, N, C], one head."""
+    g = generator(121)
+    q, k, v = (torch.randn(3, 4, 3, generator=g, dtype=torch.float64) for _ in range(3))
+    apart = torch.tensor([0.0, 1.0, -1.0], dtype=q.dtype)[:, None, None]  # the panels' means
+    q, k, v = 2 * q, k + apart, v + 2 * apart
+    args = q, k, v, 0.25, partly
+    got = answer(q.clone(), k.clone(), v.clone(), 0.25, partly)
+    expect_tensor(got, q.shape)
+    wrong = {
+        "as_it_stands": "Nothing is mended yet: the first panel must come out as in plain self-attention.",
+        "followers_of_the_last": "What is normalised is right now. Panel i reads panel i - 1, the first one "
+        "the last (k[-1]); whom do all read in StyleAligned?",
+        "followers_normalise_values": "All read the first panel now. Values are what is read, and stay as "
+        "they are: queries and keys are normalised.",
+        "followers_normalise_all": "The values are normalised beside the keys: they stay as they are.",
+        "followers_keys_plain": "All read the first panel, and the values are left alone. The keys of a "
+        "panel are normalised as its queries are.",
+        "followers_read_first_only": "A panel's own tokens are missing: it reads them, too.",
+        "followers_wholly": "You go the whole way: hand `amount` on to `partly`.",
+    }
+    expect_no_mistake(got, known, args, wrong)
+    expect(same(got, known.followers(*args)), "Some number differs.")

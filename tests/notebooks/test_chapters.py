@@ -9,7 +9,10 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from storydiff_lite import exercises
+
 PATHS = sorted(chapters.NOTEBOOKS.glob("*.ipynb"))
+HANDED_IN = re.compile(r'exercises\.check\("([\w-]+)", (\w+)((?:, \w+)*)\)')
 each_chapter = pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
 
 
@@ -31,10 +34,10 @@ def test_chapter_is_in_order(path):
 @each_chapter
 def test_chapter_has_three_exercises_with_checks(path):
     nb = chapters.read(path)
-    exercises = [f for c in nb.cells for f in chapters.fences(c) if f == "exercise"]
+    asked = [f for c in nb.cells for f in chapters.fences(c) if f == "exercise"]
     checked = {n for c in nb.cells for n in chapters.checks(c)}
-    assert len(exercises) >= 3
-    assert len(checked) >= len(exercises)
+    assert len(asked) >= 3
+    assert len(checked) >= len(asked)
 
 
 @each_chapter
@@ -42,10 +45,26 @@ def test_every_exercise_says_what_it_asks_for_and_what_it_brings(path):
     points = 0
     for cell in chapters.read(path).cells:
         for label in chapters.LABEL.findall(cell.source):
-            assert label[1:] in (("easy", "5", "1"), ("medium", "10", "2"), ("hard", "20", "3"))
+            assert label[1:4] in (("easy", "5", "1"), ("medium", "10", "2"), ("hard", "20", "3"))
             points = int(label[3])
         assert chapters.fences(cell).count("exercise") == len(chapters.LABEL.findall(cell.source))
         assert cell.metadata.get("nbgrader", {}).get("points", points) == points, "run `make refresh`"
+
+
+@each_chapter
+def test_what_an_exercise_builds_on_is_said_and_handed_in(path):
+    """Heading line, checker and the cell of the check name the same earlier exercises, in one order."""
+    nb, there = chapters.read(path), exercises.load_all()
+    said, before = chapters.builds_on(nb), []
+    for name, earlier in said.items():
+        assert earlier == list(there[name].builds_on), name
+        assert set(earlier) <= set(before), f"{name} builds on what comes later"
+        before.append(name)
+    answers = {}
+    for cell in nb.cells:
+        for name, own, more in HANDED_IN.findall(cell.source if cell.cell_type == "code" else ""):
+            answers[name] = own
+            assert more.split(", ")[1:] == [answers[e] for e in said[name]], name
 
 
 # ------------------------------------------------------------- does the checker see what it should see?

@@ -72,20 +72,23 @@ def test_student_edition_is_plain_markdown(path):
     for cell in editions.clear(chapters.read(path)).cells:
         if cell.cell_type == "markdown":
             text = re.sub(r"\$\$.*?\$\$|\$[^$]*\$|`[^`\n]*`", "x", cell.source, flags=re.S)
-            assert not re.search(r"\{(exercise|admonition|cite|term|quiz|story-machine)\}", text)
+            assert not re.search(r"\{(exercise|admonition|cite|term|ref|quiz|story-machine)\}", text)
             assert not re.search(r"^\([\w-]+\)=$|^:{3}|\]\(\d\d-[\w-]+\)|\( |\(,| ,", text, re.M)
 
 
 def test_directives_become_plain_markdown():
     box = "```{admonition} In this chapter\n- **Time**: 30 s\n\nMore.\n```"
-    ask = "```{exercise} Twice\n:label: ex-twice\n*Write · easy · 5 min · 1 point*\n\nWrite it.\n```"
+    ask = (
+        "```{exercise} Twice\n:label: ex-twice\n*Write · easy · 5 min · 1 point · builds on "
+        "{ref}`Once <ex-once>`*\n\nWrite it.\n```"
+    )
     said = "(here)=\n## A\n\nIt {cite}`a` is ({cite}`b`, equation 1; $d$ is wide) a {term}`mass`, "
     said += "see [05](05-five)."
     nb = new_notebook(cells=[new_markdown_cell(t) for t in (box, ask, said)])
     editions.for_jupyterlab(nb)
     assert [c.source for c in nb.cells] == [
         "> **In this chapter**\n>\n> - **Time**: 30 s\n>\n> More.",
-        "### Exercise: Twice\n\n*Write · easy · 5 min · 1 point*\n\nWrite it.",
+        '### Exercise: Twice\n\n*Write · easy · 5 min · 1 point · builds on "Once"*\n\nWrite it.',
         "## A\n\nIt is (equation 1; $d$ is wide) a mass, see [05](05-five.ipynb).",
     ]
 
@@ -105,7 +108,7 @@ def test_stubs_fail_their_checks(path, tmp_path, monkeypatch):
     for i in checks:
         stub, check = cells[i - 1].source, cells[i].source
         (answer,) = re.findall(r"^def (\w+)", stub, re.M)
-        assert re.fullmatch(r'exercises\.check\("[\w-]+", (\w+)\)', check.strip())[1] == answer
+        assert re.fullmatch(r'exercises\.check\("[\w-]+", (\w+)(?:, \w+)*\)', check.strip())[1] == answer
         exec(stub, names)
         with pytest.raises(NotImplementedError):
             exec(check, names)
@@ -380,6 +383,32 @@ def test_hidden_tests_take_right_answers_and_leave_nothing_behind(hidden):
     run_hidden(hidden[1], answers.load_all()["agreement"].right[0])
     assert not [m for m in sys.modules if "checks_" in m and "notebooks" not in m]
     assert not [p for p in sys.path if p.endswith(".zip") and "checks_" in p]
+
+
+@each_chapter
+def test_the_answers_of_a_chapter_get_all_points(path, hidden, tmp_path, monkeypatch):
+    """On the cases of a course: on those of the package the chapter itself runs them."""
+    monkeypatch.chdir(tmp_path)
+    nb = chapters.read(path)
+    names, asked = defined(nb), [cell for cell in nb.cells if chapters.checks(cell)]
+    editions.check_again(nb, hidden[1])
+    assert asked
+    for cell in asked:
+        exec(cell.source[cell.source.index(chapters.HIDDEN_BEGIN) :], names)
+
+
+def test_hidden_tests_take_the_earlier_answer_too(hidden):
+    """A mistake in it costs no point here; a mistake in the new answer does."""
+    new, old = (answers.load_all()[name] for name in ("reach", "windows"))
+    wrong = new.wrong["one step"][0]
+    cell = chapters.nbformat.v4.new_code_cell('exercises.check("reach", reach, my_windows)')
+    editions.check_again(chapters.nbformat.v4.new_notebook(cells=[cell]), hidden[1])
+    again = cell.source[cell.source.index(chapters.HIDDEN_BEGIN) :]
+    assert "_graded('reach', reach, my_windows)" in again
+    for earlier in (old.right[0], old.wrong["no overlap"][0]):
+        exec(again, {"reach": new.right[0], "my_windows": earlier})
+        with pytest.raises(Exception, match="one step reaches"):
+            exec(again, {"reach": wrong, "my_windows": earlier})
 
 
 def test_hidden_tests_draw_cases_of_their_own(hidden):

@@ -132,6 +132,76 @@ ANSWERS["average-windows"] = Answers(
 )
 
 
+# ---------------------------------------------------------------------------------------- reach
+
+
+def _reach(panels, window, steps, windows):
+    depends = [{i} for i in range(panels)]
+    for _ in range(steps):
+        depends = [
+            set().union(*(depends[j] for w in windows(panels, window) if i in w for j in w))
+            for i in range(panels)
+        ]
+    return depends
+
+
+def _reach_by_matrix(panels, window, steps, windows):
+    reads = torch.zeros(panels, panels)
+    for w in windows(panels, window):
+        for i in w:
+            reads[i, list(w)] = 1
+    travelled = torch.linalg.matrix_power(reads, steps)
+    return [set(row.nonzero()[:, 0].tolist()) for row in travelled]
+
+
+def _reach_of_one_step(panels, window, steps, windows):
+    return _reach(panels, window, 1, windows)
+
+
+def _reach_too_late(panels, window, steps, windows):
+    return _reach(panels, window, max(steps - 1, 0), windows)
+
+
+def _reach_in_place(panels, window, steps, windows):
+    depends = [{i} for i in range(panels)]
+    for _ in range(steps):
+        for w in windows(panels, window):
+            for i in w:
+                depends[i] = set().union(*(depends[j] for j in w))
+    return depends
+
+
+def _reach_in_first_window(panels, window, steps, windows):
+    depends = [{i} for i in range(panels)]
+    for _ in range(steps):
+        first = [next(w for w in windows(panels, window) if i in w) for i in range(panels)]
+        depends = [set().union(*(depends[j] for j in w)) for w in first]
+    return depends
+
+
+def _reach_without_itself(panels, window, steps, windows):
+    return [some - {i} for i, some in enumerate(_reach(panels, window, steps, windows))]
+
+
+def _reach_a_window_a_step(panels, window, steps, windows):
+    w = len(windows(panels, window)[0])
+    return [set(range(max(i - w * steps, 0), min(i + w * steps + 1, panels))) for i in range(panels)]
+
+
+ANSWERS["reach"] = Answers(
+    right=[_reach, _reach_by_matrix],
+    wrong={
+        "one step": (_reach_of_one_step, "how far one step reaches"),
+        "one step too few": (_reach_too_late, "one step late"),
+        "written while it is read": (_reach_in_place, "before the step"),
+        "the first window alone": (_reach_in_first_window, "several windows"),
+        "without itself": (_reach_without_itself, "depends on itself"),
+        "a whole window a step": (_reach_a_window_a_step, "W - 1 away"),
+        "one set": (lambda panels, *_: [set(range(panels))], "for each of the"),
+    },
+)
+
+
 # ---------------------------------------------------------------------------------------- bank-reads
 
 

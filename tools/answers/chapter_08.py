@@ -195,6 +195,75 @@ ANSWERS["relative-error"] = Answers(
 )
 
 
+# ---------------------------------------------------------------------------------------- tuned-bend
+
+
+def _bent_error(clips, strength, bend, error):
+    line, correction, truth = clips
+    return float(error(bend(line, strength * correction), truth).mean())
+
+
+def _tuned(validation, heldout, strengths, bend, error):
+    best = min(strengths, key=lambda s: _bent_error(validation, s, bend, error))
+    return best, _bent_error(heldout, best, bend, error)
+
+
+def _tuned_by_parts(validation, heldout, strengths, bend, error):
+    """Bends once, and goes a part of the way to it."""
+    tried = []
+    for clips in (validation, heldout):
+        line, correction, truth = clips
+        whole = bend(line, correction) - line
+        tried.append([error(line + s * whole, truth).mean() for s in strengths])
+    k = int(torch.stack(tried[0]).argmin())
+    return strengths[k], tried[1][k]
+
+
+def _tuned_on_heldout(validation, heldout, strengths, bend, error):
+    return _tuned(heldout, heldout, strengths, bend, error)
+
+
+def _tuned_for_the_worst(validation, heldout, strengths, bend, error):
+    worst = max(strengths, key=lambda s: _bent_error(validation, s, bend, error))
+    return worst, _bent_error(heldout, worst, bend, error)
+
+
+def _told_of_validation(validation, heldout, strengths, bend, error):
+    return _tuned(validation, validation, strengths, bend, error)
+
+
+def _told_without_strength(validation, heldout, strengths, bend, error):
+    return _tuned(validation, heldout, strengths, bend, error)[0], _bent_error(heldout, 1, bend, error)
+
+
+def _told_of_one_frame(validation, heldout, strengths, bend, error):
+    return _tuned(validation, heldout, strengths, bend, lambda p, t: error(p, t)[:1])
+
+
+def _told_of_every_frame(validation, heldout, strengths, bend, error):
+    best, (line, correction, truth) = _tuned(validation, heldout, strengths, bend, error)[0], heldout
+    return best, error(bend(line, best * correction), truth)
+
+
+def _number_of_the_strength(validation, heldout, strengths, bend, error):
+    best, found = _tuned(validation, heldout, strengths, bend, error)
+    return strengths.index(best), found
+
+
+ANSWERS["tuned-bend"] = Answers(
+    right=[_tuned, _tuned_by_parts],
+    wrong={
+        "chosen on the held-out clips": (_tuned_on_heldout, "must not have been chosen on"),
+        "the largest error": (_tuned_for_the_worst, "largest error"),
+        "told of the validation clips": (_told_of_validation, "that of the validation clips"),
+        "the whole correction at the end": (_told_without_strength, "not with this part"),
+        "one frame": (_told_of_one_frame, "that of one frame"),
+        "an error a frame": (_told_of_every_frame, "one number"),
+        "the place in the list": (_number_of_the_strength, "none of the strengths"),
+    },
+)
+
+
 # ---------------------------------------------------------------------------------------- nearest-frame
 
 

@@ -260,3 +260,75 @@ ANSWERS["mend-frames-step"] = Answers(
         "clean latents": (_frames_clean, "some noise is left"),
     },
 )
+
+
+# ---------------------------------------------------------------------------------------- all-steps
+
+
+def _all_steps(x, levels, predict, known, step):
+    x = x.clone()
+    x[[0, -1]] = known
+    for a, a_next in zip(levels[:-1], levels[1:], strict=True):
+        x = step(x, predict(x, a), a, a_next, known)
+    return x
+
+
+def _all_steps_by_calling_itself(x, levels, predict, known, step):
+    x = torch.cat([known[:1], x[1:-1], known[1:]])
+    if len(levels) == 1:
+        return x
+    x = step(x, predict(x, levels[0]), levels[0], levels[1], known)
+    return _all_steps_by_calling_itself(x, levels[1:], predict, known, step)
+
+
+def _steps_ends_late(x, levels, predict, known, step):
+    for a, a_next in zip(levels[:-1], levels[1:], strict=True):
+        x = step(x, predict(x, a), a, a_next, known)
+    return x
+
+
+def _steps_one_prediction(x, levels, predict, known, step):
+    x = x.clone()
+    x[[0, -1]] = known
+    v = predict(x, levels[0])
+    for a, a_next in zip(levels[:-1], levels[1:], strict=True):
+        x = step(x, v, a, a_next, known)
+    return x
+
+
+def _steps_next_level(x, levels, predict, known, step):
+    x = x.clone()
+    x[[0, -1]] = known
+    for a, a_next in zip(levels[:-1], levels[1:], strict=True):
+        x = step(x, predict(x, a_next), a, a_next, known)
+    return x
+
+
+def _steps_one_too_few(x, levels, predict, known, step):
+    return _all_steps(x, levels[:-1], predict, known, step)
+
+
+def _steps_from_the_noise(x, levels, predict, known, step):
+    x = x.clone()
+    x[[0, -1]] = known
+    for a, a_next in zip(levels[:-1], levels[1:], strict=True):
+        found = step(x, predict(x, a), a, a_next, known)
+    return found
+
+
+def _steps_in_place(x, levels, predict, known, step):
+    x[[0, -1]] = known
+    return _all_steps(x, levels, predict, known, step)
+
+
+ANSWERS["all-steps"] = Answers(
+    right=[_all_steps, _all_steps_by_calling_itself],
+    wrong={
+        "known frames after the first step": (_steps_ends_late, "from the beginning"),
+        "one prediction": (_steps_one_prediction, "anew in every step"),
+        "told the next level": (_steps_next_level, "the level that its latents have"),
+        "one step too few": (_steps_one_too_few, "still noise"),
+        "from the noise each time": (_steps_from_the_noise, "where the last one ended"),
+        "input changed": (_steps_in_place, "input was changed"),
+    },
+)

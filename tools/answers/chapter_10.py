@@ -243,66 +243,101 @@ ANSWERS["token-regions"] = Answers(
 # ---------------------------------------------------------------------------------------- tokens-read
 
 
-def _counted(who, n, rate, times, own=None, whole=False, panels=False, own_times=1):
+def _box_sizes(panel, rows, columns, regions):
+    """Name -> how many tokens are in its box."""
+    numbers = list(regions(list(panel.values()), rows, columns))
+    return {name: numbers.count(k) for k, name in enumerate(panel)}
+
+
+def _counted(
+    panels, rows, columns, rate, times, regions, *, size=None, own=None, by_panels=False, own_times=1
+):
+    n = rows * columns
+    parts = [(size or _box_sizes)(p, rows, columns, regions) for p in panels]
     found = []
-    for i, names in enumerate(who):
+    for i, names in enumerate(panels):
         sizes = []
         for name in names:
-            mine = set(names) if panels else {name}
             read = 0
-            for j, shown in enumerate(who):
-                if j == i or (not set(shown) <= mine if panels else name not in shown):
+            for j, shown in enumerate(panels):
+                if j == i or (not set(shown) <= set(names) if by_panels else name not in shown):
                     continue
-                read += rate * n / (1 if panels or whole else len(shown))
-            sizes.append(int((n if own is None else n / len(names)) * own_times + times * read))
+                read += rate * (n if by_panels else parts[j][name])
+            sizes.append(int((n if own is None else parts[i][name]) * own_times + times * read))
         found.append(sizes)
     return found
 
 
-def _sizes(who, n, rate, times):
-    return _counted(who, n, rate, times)
+def _sizes(panels, rows, columns, rate, times, regions):
+    return _counted(panels, rows, columns, rate, times, regions)
 
 
-def _sizes_by_sets(who, n, rate, times):
+def _sizes_by_sums(panels, rows, columns, rate, times, regions):
     def of(i, name):
-        shares = [1 / len(shown) for j, shown in enumerate(who) if j != i and name in shown]
-        return round(n + times * rate * n * sum(shares))
+        read = 0
+        for j, shown in enumerate(panels):
+            if j != i and name in shown:
+                mine = list(shown).index(name)
+                read += sum(k == mine for k in regions(list(shown.values()), rows, columns))
+        return round(rows * columns + times * rate * read)
 
-    return [[of(i, name) for name in names] for i, names in enumerate(who)]
-
-
-def _own_half(who, n, rate, times):
-    return _counted(who, n, rate, times, own="half")
-
-
-def _by_panels(who, n, rate, times):
-    return _counted(who, n, rate, times, panels=True)
+    return [[of(i, name) for name in panel] for i, panel in enumerate(panels)]
 
 
-def _whole_panels(who, n, rate, times):
-    return _counted(who, n, rate, times, whole=True)
+def _own_half(panels, rows, columns, rate, times, regions):
+    return _counted(panels, rows, columns, rate, times, regions, own="box")
 
 
-def _times_forgotten(who, n, rate, times):
-    return _counted(who, n, rate, 1)
+def _by_panels(panels, rows, columns, rate, times, regions):
+    return _counted(panels, rows, columns, rate, times, regions, by_panels=True)
 
 
-def _own_times_too(who, n, rate, times):
-    return _counted(who, n, rate, times, own_times=times)
+def _whole_panels(panels, rows, columns, rate, times, regions):
+    def whole(panel, rows, columns, regions):
+        return dict.fromkeys(panel, rows * columns)
+
+    return _counted(panels, rows, columns, rate, times, regions, size=whole)
 
 
-def _a_number_a_panel(who, n, rate, times):
-    return [sizes[:1] for sizes in _sizes(who, n, rate, times)]
+def _times_forgotten(panels, rows, columns, rate, times, regions):
+    return _counted(panels, rows, columns, rate, 1, regions)
+
+
+def _own_times_too(panels, rows, columns, rate, times, regions):
+    return _counted(panels, rows, columns, rate, times, regions, own_times=times)
+
+
+def _by_area(panels, rows, columns, rate, times, regions):
+    def area(panel, rows, columns, regions):
+        boxes = panel.items()
+        return {name: rows * columns * (r - x) * (b - y) for name, (x, y, r, b) in boxes}
+
+    return _counted(panels, rows, columns, rate, times, regions, size=area)
+
+
+def _with_nobodys(panels, rows, columns, rate, times, regions):
+    def rest(panel, rows, columns, regions):
+        sizes = _box_sizes(panel, rows, columns, regions)
+        sizes[list(panel)[-1]] += rows * columns - sum(sizes.values())
+        return sizes
+
+    return _counted(panels, rows, columns, rate, times, regions, size=rest)
+
+
+def _a_number_a_panel(panels, rows, columns, rate, times, regions):
+    return [sizes[:1] for sizes in _sizes(panels, rows, columns, rate, times, regions)]
 
 
 ANSWERS["region-sizes"] = Answers(
-    right=[_sizes, _sizes_by_sets],
+    right=[_sizes, _sizes_by_sums],
     wrong={
-        "only its own half": (_own_half, "all n tokens"),
+        "only its own box": (_own_half, "all tokens of their own panel"),
         "the rule of panels": (_by_panels, "rule of panels"),
-        "whole panels": (_whole_panels, "own half is read"),
+        "whole panels": (_whole_panels, "own box is read"),
         "times forgotten": (_times_forgotten, "`times` times"),
         "own tokens too": (_own_times_too, "once"),
+        "areas": (_by_area, "area of a box"),
+        "what is left over": (_with_nobodys, "nobody reads them"),
         "a number a panel": (_a_number_a_panel, "for each name"),
     },
 )

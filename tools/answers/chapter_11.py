@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from . import ANSWERS, Answers
 
 # ---------------------------------------------------------------------------------------- what it costs
@@ -175,5 +177,91 @@ ANSWERS["loss-of-the-batch"] = Answers(
         "sum of the means": (_sum_of_means, "as many times too large"),
         "the first process alone": (_first_process, "the first process"),
         "no weights": (_over_processes, "divided by the number of processes"),
+    },
+)
+
+
+# ---------------------------------------------------------------------------------------- plan a timing
+
+_PLAIN, _SHARING = "4 panels", "4 panels, sharing"
+
+
+def _read_pilot(ratio, counted, smallest, correction=1):
+    """Runs that are needed, and the verdict, of ratios [runs]."""
+    s = ratio.std(correction=correction)
+    half = float(1.96 * ratio.std() / math.sqrt(len(ratio)))
+    mean = float(ratio.mean())
+    verdict = "more" if mean - half > counted else "less" if mean + half < counted else "not shown"
+    return math.ceil((1.96 * float(s) / smallest) ** 2), verdict
+
+
+def _timing(pilot, panels, rate, attention, total, smallest, cost):
+    ratio = (pilot[_SHARING] / pilot[_PLAIN])[1:]
+    return _PLAIN, _SHARING, *_read_pilot(ratio, cost(panels, rate, attention, total), smallest)
+
+
+def _timing_by_search(pilot, panels, rate, attention, total, smallest, cost):
+    pairs = list(zip(pilot[_SHARING].tolist(), pilot[_PLAIN].tolist(), strict=True))[1:]
+    ratio = [a / b for a, b in pairs]
+    mean = sum(ratio) / len(ratio)
+    s = (sum((r - mean) ** 2 for r in ratio) / (len(ratio) - 1)) ** 0.5
+    n = 1
+    while 1.96 * s / n**0.5 > smallest:
+        n += 1
+    away, half = mean - cost(panels, rate, attention, total), 1.96 * s / len(ratio) ** 0.5
+    return [_PLAIN, _SHARING, n, "not shown" if abs(away) <= half else "more" if away > 0 else "less"]
+
+
+def _timing_with_the_first(pilot, panels, rate, attention, total, smallest, cost):
+    ratio = pilot[_SHARING] / pilot[_PLAIN]
+    return _PLAIN, _SHARING, *_read_pilot(ratio, cost(panels, rate, attention, total), smallest)
+
+
+def _timing_in_seconds(pilot, panels, rate, attention, total, smallest, cost):
+    more = (pilot[_SHARING] - pilot[_PLAIN])[1:]
+    return _PLAIN, _SHARING, *_read_pilot(more, cost(panels, rate, attention, total) - 1, smallest)
+
+
+def _timing_by_n(pilot, panels, rate, attention, total, smallest, cost):
+    ratio = (pilot[_SHARING] / pilot[_PLAIN])[1:]
+    return _PLAIN, _SHARING, *_read_pilot(ratio, cost(panels, rate, attention, total), smallest, 0)
+
+
+def _timing_of_the_pilot(pilot, panels, rate, attention, total, smallest, cost):
+    found = _timing(pilot, panels, rate, attention, total, smallest, cost)
+    return *found[:2], len(pilot[_PLAIN]), found[3]
+
+
+def _timing_against_one(pilot, panels, rate, attention, total, smallest, cost):
+    ratio = (pilot[_SHARING] / pilot[_PLAIN])[1:]
+    return _PLAIN, _SHARING, *_read_pilot(ratio, 1, smallest)
+
+
+def _timing_by_the_mean(pilot, panels, rate, attention, total, smallest, cost):
+    away = (pilot[_SHARING] / pilot[_PLAIN])[1:].mean() - cost(panels, rate, attention, total)
+    found = _timing(pilot, panels, rate, attention, total, smallest, cost)
+    return *found[:3], "more" if away > 0 else "less"
+
+
+def _timed_other_way(*args):
+    found = _timing(*args)
+    return found[1], found[0], *found[2:]
+
+
+ANSWERS["plan-timing"] = Answers(
+    right=[_timing, _timing_by_search],
+    wrong={
+        "another number of panels": (lambda *args: ("1 panel", *_timing(*args)[1:]), "number of panels"),
+        "the other way round": (_timed_other_way, "The other way round"),
+        "something else differs": (
+            lambda *args: ("4 panels, compiled", *_timing(*args)[1:]),
+            "something else than the sharing",
+        ),
+        "the first run counts": (_timing_with_the_first, "prepares itself"),
+        "seconds": (_timing_in_seconds, "differences in seconds"),
+        "divided by n": (_timing_by_n, "n - 1"),
+        "as many as the pilot": (_timing_of_the_pilot, "how many runs the pilot has"),
+        "against 1": (_timing_against_one, "compared with 1"),
+        "the mean alone": (_timing_by_the_mean, "the mean alone"),
     },
 )

@@ -293,3 +293,79 @@ ANSWERS["carry"] = Answers(
         "longer than before": (_not_cut, "cut off"),
     },
 )
+
+
+# ---------------------------------------------------------------------------------------- mend-followers
+
+
+def _attended(q, k, v):
+    return (q @ k.T / q.shape[-1] ** 0.5).softmax(-1) @ v
+
+
+def _following(q, k, v, amount, partly, *, what="qk", leader=0, own=True):
+    """Each panel reads its own tokens and those of ``leader``; what ``what`` names is normalised."""
+    rows = []
+    for i in range(len(q)):
+        j = i - 1 if leader == "before" else leader
+        mine = {
+            name: partly(t[i], t[0], amount) if name in what else t[i]
+            for name, t in {"q": q, "k": k, "v": v}.items()
+        }
+        keys, values = (torch.cat([*([mine[n]] if own else []), t[j]]) for n, t in (("k", k), ("v", v)))
+        rows.append(_attended(mine["q"], keys, values))
+    return torch.stack(rows)
+
+
+def _followers(q, k, v, amount, partly):
+    return _following(q, k, v, amount, partly)
+
+
+def _followers_first_apart(q, k, v, amount, partly):
+    """The first panel by plain self-attention, as the chapter does it."""
+    rows = [_attended(q[0], k[0], v[0])]
+    for a, b, c in zip(q[1:], k[1:], v[1:], strict=True):
+        keys = torch.cat([k[0], partly(b, k[0], amount)])
+        rows.append(_attended(partly(a, q[0], amount), keys, torch.cat([v[0], c])))
+    return torch.stack(rows)
+
+
+def _as_it_stands(q, k, v, amount, partly):
+    return _following(q, k, v, amount, partly, what="qv", leader="before")
+
+
+def _followers_of_the_last(q, k, v, amount, partly):
+    return _following(q, k, v, amount, partly, leader="before")
+
+
+def _followers_normalise_values(q, k, v, amount, partly):
+    return _following(q, k, v, amount, partly, what="qv")
+
+
+def _followers_normalise_all(q, k, v, amount, partly):
+    return _following(q, k, v, amount, partly, what="qkv")
+
+
+def _followers_keys_plain(q, k, v, amount, partly):
+    return _following(q, k, v, amount, partly, what="q")
+
+
+def _followers_read_first_only(q, k, v, amount, partly):
+    return _following(q, k, v, amount, partly, own=False)
+
+
+def _followers_wholly(q, k, v, amount, partly):
+    return _following(q, k, v, 1.0, partly)
+
+
+ANSWERS["mend-followers"] = Answers(
+    right=[_followers, _followers_first_apart],
+    wrong={
+        "as it was": (_as_it_stands, "Nothing is mended"),
+        "the panel before": (_followers_of_the_last, "whom do all read"),
+        "values instead of keys": (_followers_normalise_values, "Values are what is read"),
+        "values too": (_followers_normalise_all, "beside the keys"),
+        "plain keys": (_followers_keys_plain, "as its queries are"),
+        "own tokens missing": (_followers_read_first_only, "own tokens are missing"),
+        "the whole way": (_followers_wholly, "hand `amount` on"),
+    },
+)

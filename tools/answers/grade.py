@@ -13,7 +13,7 @@ from . import load_all
 TRIES = 5  # seeds of cases; hardly one in a hundred makes two answers alike
 
 
-def grade(checks, name: str, answer) -> None:
+def grade(checks, name: str, answer, *earlier) -> None:
     """Check an answer, then see whether the checker still rejects what is wrong.
 
     Parameters
@@ -24,6 +24,8 @@ def grade(checks, name: str, answer) -> None:
         The exercise.
     answer
         What was handed in.
+    *earlier
+        What was handed in for the exercises that this one builds on. A mistake in those costs no point here.
 
     Raises
     ------
@@ -32,7 +34,7 @@ def grade(checks, name: str, answer) -> None:
     AssertionError
         The notebook changed something so that wrong answers pass, too.
     """
-    checks.check(name, answer)
+    checks.check(name, answer, *earlier)
     for called, (wrong, _) in load_all()[name].wrong.items():
         try:
             checks.check(name, wrong)
@@ -55,7 +57,7 @@ def bundle(folder: Path) -> str:
     Returns
     -------
     str
-        Python that gives ``_graded(name, answer)``: for hidden tests.
+        Python that gives ``_graded(name, answer, *earlier)``: for hidden tests.
     """
     token = secrets.token_hex(4)  # nothing that a notebook could prepare for
     file = folder / f"checks_{token}.zip"
@@ -73,7 +75,7 @@ def bundle(folder: Path) -> str:
     return code
 
 
-LOADER = """def _graded(name, answer):
+LOADER = """def _graded(name, answer, *earlier):
     # the checker imported afresh, from a file of the course, with cases of its own
     import hashlib, importlib, pathlib, sys
     places = [pathlib.Path({folder!r}), *pathlib.Path.cwd().parents]
@@ -89,7 +91,7 @@ LOADER = """def _graded(name, answer):
     sys.path.insert(0, str(file))
     try:
         checks = importlib.import_module("checks_{token}")
-        importlib.import_module("answers_{token}.grade").grade(checks, name, answer)
+        importlib.import_module("answers_{token}.grade").grade(checks, name, answer, *earlier)
     finally:
         sys.path.remove(str(file))
         forget()

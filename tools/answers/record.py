@@ -10,6 +10,7 @@ import copy
 import json
 import sys
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -111,14 +112,19 @@ def record(package=exercises, shift: int = 0) -> dict[str, dict]:
             for name, e in there.items():
                 if e.checker.__module__ == module.__name__:
                     module.known = Watched(chapter)
-                    try_all(module, e.checker, answers.ANSWERS[name])
-                    for one, cases in gathered(module.known).items():
-                        asked.setdefault(one, []).extend(cases)
+                    with package.lent(e) as earlier:
+                        try_all(module, partial(tried, e.checker, earlier), answers.ANSWERS[name])
+                        for one, cases in gathered(module.known).items():
+                            asked.setdefault(one, []).extend(cases)
             module.known = plain
             found[chapter] = {name: unique(asked[name]) for name in sorted(asked)}
     finally:
         package.SHIFT = before
     return found
+
+
+def tried(checker, earlier, answer):
+    checker(answer, *earlier)
 
 
 def try_all(module, checker, given):
@@ -138,7 +144,7 @@ def try_all(module, checker, given):
 def gathered(watched):
     """What each answer that was asked for returns, on the cases of all of them: a checker may stop early."""
     cases = [args for some in watched._asked.values() for args in some]
-    return {name: [k for args in cases if (k := one(watched, name, args))] for name in watched._asked}
+    return {name: [k for args in cases if (k := one(watched, name, args))] for name in list(watched._asked)}
 
 
 def one(watched, name, args):
