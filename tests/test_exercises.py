@@ -88,6 +88,11 @@ def right_before(name, k=0):
     return [ALL[e].right[k] for e in CHECKED[name].builds_on]
 
 
+@pytest.mark.parametrize("chapter", answers.CHAPTERS)
+def test_every_chapter_has_an_exercise_that_builds_on_an_earlier_one(chapter):
+    assert [n for n in BUILT if CHECKED[n].checker.__module__.endswith(chapter)]
+
+
 @pytest.mark.parametrize("name", BUILT)
 def test_right_answers_pass_with_every_right_earlier_answer(name, capsys):
     for k in (0, 1):

@@ -118,3 +118,32 @@ def _same_rows(a, b):
     if a.ndim != 2 or a.shape != b.shape:
         return False
     return same(a[a[:, 0].argsort()], b[b[:, 0].argsort()])
+
+
+# ------------------------------------------------------------------------------------------ mend-layer
+
+
+@exercise("mend-layer", builds_on={"what-a-panel-reads": "reads", "attend": "attend"})
+def mend_layer(answer, reads, attend):
+    """``answer(frames [F, N, C], picks, reads, attend) -> [F, N, C]``; what came in stays as it was."""
+    g = generator(9)
+    frames = torch.randn(3, 5, 4, generator=g)
+    picks = [torch.randperm(5, generator=g)[:2].sort().values for _ in range(3)]
+    given, args = frames.clone(), (frames, picks, reads, attend)
+    got = answer(given, [p.clone() for p in picks], reads, attend)
+    expect_tensor(got, (3, 5, 4))
+    wrong = {
+        "layer_as_it_stands": "That is the cell as it stands: which panel stays as it was, and what do later "
+        "panels read?",
+        "first_left_out": "The first panel is still left as it was. It reads the others as all panels do.",
+        "one_after_the_other": "Later panels read what this layer has already written of earlier ones. In a "
+        "layer all panels read the same tokens: those that came in.",
+        "asks_with_all_it_reads": "The result of panel i has one row for each of its own tokens, in their "
+        "order: these are what asks.",
+    }
+    expect_no_mistake(got, known, args, wrong)
+    expect(
+        same(given, frames),
+        "The tokens that were given have changed. Write the results to a tensor of their own.",
+    )
+    expect(same(got, known.layer(*args)), "Some number differs.")

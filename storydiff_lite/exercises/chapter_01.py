@@ -111,3 +111,44 @@ def ddim_step(answer):
             same(got, known.step(noisy, v, kept, after)),
             f"From kept = {kept} to {after} some number differs.",
         )
+
+
+# ---------------------------------------------------------------------------------------- mend-sampler
+
+
+@exercise("mend-sampler", builds_on={"ddim-step": "step"})
+def mend_sampler(answer, step):
+    """``answer(noise, levels, predict, scale, step) -> latent``; levels: kept of each, the last one 1."""
+    noise, drawn = _pair(31)
+
+    def predict(z, kept, text):
+        """A velocity that hangs on the latent, on its level and on whether there is a prompt."""
+        return torch.tanh(z + (2 * drawn if text else 0)) * (1 + kept)
+
+    for levels, scale in (([0.02, 0.2, 0.6, 1.0], 2.5), ([0.1, 0.5, 1.0], 1.0)):
+        args = noise, levels, predict, scale, step
+        got = answer(noise.clone(), list(levels), predict, scale, step)
+        expect_tensor(got, noise.shape)
+        wrong = {
+            "sampler_as_it_stands": "That is the cell as it stands: where does guidance begin, and what does "
+            "a step start from?",
+            "each_from_the_noise": "Every step still starts from the first noise, so only the last one "
+            "counts. "
+            "A step starts from the latent that the step before has left.",
+            "told_the_next_level": "The U-Net is told the level that a step leads to; it has to know how "
+            "much "
+            "noise is in the latent that it gets.",
+            "one_level_short": "The last step is missing: some noise is left.",
+        }
+        if scale != 1:
+            wrong["guided_from_the_prompt"] = (
+                "Guidance still begins at the prediction with the prompt. It begins at the one without "
+                "it, or "
+                "scale 1 is not the prompt alone."
+            )
+            wrong["not_guided"] = "This is drawn without guidance: the scale does nothing."
+        expect_no_mistake(got, known, args, wrong)
+        expect(
+            same(got, known.sampler(*args)),
+            f"With {len(levels)} levels and scale {scale} some number differs.",
+        )

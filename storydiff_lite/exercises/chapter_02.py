@@ -180,3 +180,56 @@ def two_prompts(answer):
             expect(expanded == wanted, f"Some id differs with {n} pictures: {expanded}.")
             expect(alone == text, f"Some id of the text alone differs: {alone}.")
             expect(list(map(bool, mask)) == place, f"Some flag of the mask differs with {n} pictures.")
+
+
+# ---------------------------------------------------------------------------------------- story-prompts
+
+
+@exercise("story-prompts", builds_on={"expand": "expand", "class-mask": "mask", "fit-77": "fit"})
+def story_prompts(answer, expand, mask, fit):
+    """``answer(prompts, trigger, n, length, pad, expand, mask, fit) -> (ids, masks)``: a row a panel."""
+    nobody = [BOS, 320, 3761, 530, 518, 2583, EOS]  # a panel without the character
+    cases = (
+        ([_CAPTION, _PHOTO], 3, 20),
+        ([_CAPTION, nobody, _PHOTO], 2, 16),
+        ([nobody, _PHOTO], 3, 10),  # the photo's prompt is cut
+    )
+    for prompts, n, length in cases:
+        args = [list(p) for p in prompts], TRIGGER, n, length, 0
+        try:
+            got = answer(*args, expand, mask, fit)
+        except (ValueError, LookupError):
+            expect(
+                nobody not in prompts,
+                "Your answer stopped at a panel that does not show the character: its prompt has no trigger. "
+                "Its ids are only brought to their length, and its mask is False everywhere.",
+            )
+            raise
+        expect(
+            isinstance(got, (list, tuple)) and len(got) == 2,
+            "Return two lists: the ids of each panel, and the mask of each panel.",
+        )
+        rows, flags = ([_ids(x, "A row") for x in some] for some in got)
+        expect(
+            len(rows) == len(prompts) == len(flags),
+            f"{len(prompts)} panels need a row each; there are {len(rows)} rows of ids and {len(flags)} "
+            "masks. "
+            "A panel that does not show the character is drawn, too.",
+        )
+        flags, told = [list(map(bool, row)) for row in flags], known.story_prompts(*args, expand, mask, fit)
+        expect(
+            rows != known.trigger_left(*args, fit),
+            "The trigger is still in the ids: expand before you fit.",
+        )
+        expect(
+            all(len(row) == length for row in rows + flags),
+            f"Every row and every mask has {length} places: fit the ids that have already been expanded, "
+            "since "
+            "expanding changes how many there are.",
+        )
+        expect(
+            flags != known.first_mask(*args, mask),
+            "Every panel got the mask of the first one. The noun stands at another place in each prompt.",
+        )
+        expect(rows == told[0], f"Some id differs with {n} pictures: {rows}.")
+        expect(flags == told[1], f"Some flag of a mask differs with {n} pictures.")

@@ -126,3 +126,36 @@ def identity_prompts(answer):
     }
     expect_no_mistake(got, known, args, wrong)
     expect(same(got, known.identity_prompts(*args)), "Some number differs.")
+
+
+# ---------------------------------------------------------------------------------------- whole-path
+
+
+@exercise("whole-path", builds_on={"embed": "embed", "fuse": "fuse", "place-identity": "place"})
+def whole_path(answer, embed, fuse, place):
+    """``answer(states [S, D], mask, pooled [1, n, H], projections, parts, embed, fuse, place) -> [S, D]``."""
+    net = _module(2)
+    states, pooled = _tokens(21, 7, 8), _tokens(22, 1, 3, 6)
+    projections = _tokens(23, 3, 6), _tokens(24, 5, 6)
+    mask = torch.zeros(7, dtype=torch.bool)
+    mask[2:5] = True
+    parts = net.mlp1, net.mlp2, net.layer_norm
+    given = states.clone()
+    got = answer(given, mask.clone(), pooled.clone(), projections, parts, embed, fuse, place)
+    expect_tensor(got, (7, 8))
+    expect(same(given, states), "The states that were given have changed: the first steps still read them.")
+    args = states, mask, pooled, projections, parts, embed, fuse, place
+    wrong = {
+        "nothing_fused": "The embeddings went into the prompt as they are: the class tokens have to be fused "
+        "with them first.",
+        "first_places": "You fused the first tokens of the prompt. The class tokens are those that the mask "
+        "marks.",
+        "fused_with_the_mean": "Every class token was fused with the mean of the pictures; each has a "
+        "picture of "
+        "its own.",
+        "asked_the_wrong_way": "Token and picture are swapped: `fuse` takes the class tokens first.",
+        "fused_after_placing": "You put the embeddings in their place and then fused what stands there: the "
+        "class tokens were gone by then.",
+    }
+    expect_no_mistake(got, known, args, wrong)
+    expect(same(got, known.whole_path(*args)), "Some number differs.")

@@ -142,3 +142,50 @@ def mend_loop(answer):
             "Guidance moves away from the prompt: the halves go in in one order and come out in the other.",
         )
         expect(same(got, known.mended_loop(*args)), f"With k = {k} some number differs.")
+
+
+# ---------------------------------------------------------------------------------------- own-loop
+
+
+@exercise(
+    "own-loop", builds_on={"split-and-guide": "guided", "merge-step": "text_only", "rescale": "rescaled"}
+)
+def own_loop(answer, guide, alone, rescale):
+    """``answer(x, times, states, predict, k, scale, amount, guide, alone, rescale) -> [B, C, h, w]``.
+
+    ``states``: those of nothing, of the text and of the identity, each [B, S, D].
+    """
+    x = _random(31, 2, 4, 2, 2)
+    states = tuple(_random(32 + i, 2, 5, 4) for i in range(3))
+
+    def predict(x, t, states):
+        expect(
+            len(x) == len(states),
+            f"The U-Net got {len(x)} latents and {len(states)} rows of states: both halves need the latents.",
+        )
+        return torch.tanh(x) * (1 + states.std((1, 2)).view(-1, 1, 1, 1)) + t * states.mean((1, 2)).view(
+            -1, 1, 1, 1
+        )
+
+    for k, amount in ((0, 0.7), (1, 0.7), (-1, 1.0)):
+        args = x, [3, 2, 1], states, predict, k, 2.5, amount, guide, alone, rescale
+        got = answer(*(a.clone() if isinstance(a, torch.Tensor) else a for a in args))
+        expect_tensor(got, (2, 4, 2, 2))
+        wrong = {
+            "never_rescaled": "Nothing is rescaled: between guidance and the step the prediction gets "
+            "back its "
+            "spread.",
+            "spread_of_nothing": "You rescale to the spread of the half without the prompt. The one with "
+            "it says "
+            "how wide a prediction should be: the second half.",
+            "latent_rescaled": "You rescale the latent after the step; it is the guided prediction that is "
+            "rescaled, before the step.",
+            "identity_first_of_all": "It is the other way round: the text while `alone` is true, then the "
+            "identity.",
+            "halves_the_other_way": "The prompt went in first, and `guide` expects the half without a prompt "
+            "first.",
+        }
+        if k != -1:
+            wrong["asked_by_time"] = "`alone` wants the number of the step, 0 for the first, not its time t."
+        expect_no_mistake(got, known, args, wrong)
+        expect(same(got, known.own_loop(*args)), f"With k = {k} and amount {amount} some number differs.")

@@ -132,21 +132,25 @@ def own_share(answer):
 # ---------------------------------------------------------------------------------------- mend-sharing
 
 
-@exercise("mend-sharing")
-def mend_sharing(answer):
-    """``answer(q, k, v, picks, heads) -> [2F, N, C]``: both halves of F panels, picks[j] of panel j."""
+@exercise("mend-sharing", builds_on={"consistent": "consistent"})
+def mend_sharing(answer, one_head):
+    """``answer(q, k, v, picks, heads, one_head) -> [2F, N, C]``: both halves, picks[j] of panel j."""
     q, k, v = (_numbers(s, 6, 4, 8) for s in (11, 12, 13))
     picks = [torch.tensor(p) for p in ([0, 3], [1, 2], [2, 3])]
-    args = q, k, v, picks, 2
-    got = answer(q.clone(), k.clone(), v.clone(), [p.clone() for p in picks], 2)
+    args = q, k, v, picks, 2, one_head
+    got = answer(q.clone(), k.clone(), v.clone(), [p.clone() for p in picks], 2, one_head)
     expect_tensor(got, (6, 4, 8))
     wrong = {
-        "as_it_stands": "That is the cell as it stands: who are the others of a panel, and what is d in the "
-        "equation?",
+        "as_it_stands": "That is the cell as it stands: who are the others of a panel, and which channels "
+        "belong to one head?",
         "six_panels": "A panel still reads the other half: only panels of its own half are its others.",
-        "width_of_all_heads": "The scores are divided by the root of the layer's width; d is the width of "
-        "one head.",
+        "every_second_channel": "A head still gets every second channel. Its channels stand next to each "
+        "other: "
+        "the first C / heads of them are those of the first head.",
         "one_head": "All heads were taken for one: each has its own softmax.",
+        "heads_back_wrongly": "The heads are right, and came back into other channels: first all channels of "
+        "the first head, then those of the second.",
+        "halves_back_wrongly": "The halves came back in the other order: without prompts first.",
     }
     expect_no_mistake(got, known, args, wrong)
     expect(same(got, known.mended_sharing(*args)), "Some number differs.")

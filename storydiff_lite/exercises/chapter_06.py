@@ -126,3 +126,31 @@ def mend_mass(answer):
     }
     expect_no_mistake(got, known, (maps,), wrong)
     expect(same(got, known.mass_mended(maps)), "Some number differs.")
+
+
+# ---------------------------------------------------------------------------------------- lift-by-patch
+
+
+@exercise("lift-by-patch", builds_on={"panel-mass": "panel_mass", "pool-map": "pool_map"})
+def lift_by_patch(answer, mass, pool):
+    """``answer(weights [h, N, L], owner, panels, query_cells, cells, mass, pool) -> [cells, panels]``."""
+    weights = _rows(21, 2, 6, 9)
+    owner, query_cells = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 1]), torch.tensor([0, 0, 1, 1, 1, 2])
+    args = weights, owner, 3, query_cells, 3, mass, pool
+    got = answer(*(a.clone() if isinstance(a, torch.Tensor) else a for a in args))
+    expect_tensor(got, (3, 3))
+    wrong = {
+        "mass_by_patch": "These are shares, without their baseline: a panel of which many keys are read gets "
+        "much by that alone.",
+        "even_panels": "The baseline is not the same for all panels: they have different numbers of keys, "
+        "and "
+        "`owner` says how many.",
+        "mass_per_key": "Divide by a panel's share of all keys, not by their number: with an even look the "
+        "answer is 1.",
+        "less_the_baseline": "Divide by the baseline: a lift is a ratio, 1 is an even look.",
+        "same_in_each_patch": "Every patch got the mean of the whole picture. Its row is the mean over "
+        "its own "
+        "queries.",
+    }
+    expect_no_mistake(got, known, args, wrong)
+    expect(same(got, known.lift_by_patch(*args)), "Some number differs.")

@@ -52,6 +52,12 @@ def test_every_exercise_says_what_it_asks_for_and_what_it_brings(path):
 
 
 @each_chapter
+def test_every_chapter_has_something_to_mend_or_to_plan(path):
+    labels = [label for c in chapters.read(path).cells for label in chapters.LABEL.findall(c.source)]
+    assert {"Debug", "Design"} & {kind for kind, *_ in labels}
+
+
+@each_chapter
 def test_what_an_exercise_builds_on_is_said_and_handed_in(path):
     """Heading line, checker and the cell of the check name the same earlier exercises, in one order."""
     nb, there = chapters.read(path), exercises.load_all()

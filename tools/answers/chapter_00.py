@@ -99,7 +99,7 @@ ANSWERS["tokens-read"] = Answers(
 
 
 def _attend(q, k, v):
-    return (q @ k.T / q.shape[-1] ** 0.5).softmax(-1) @ v
+    return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v
 
 
 def _attend_by_loop(q, k, v):
@@ -173,5 +173,71 @@ ANSWERS["what-a-panel-reads"] = Answers(
         "own tokens dropped": (_no_own, "all its own tokens"),
         "the reader's picks": (_readers_picks, "picks[j]"),
         "picks forgotten": (_everything, "at those picks"),
+    },
+)
+
+
+# ------------------------------------------------------------------------------------------ mend-layer
+
+
+def _layer(frames, picks, reads, attend):
+    results = []
+    for i, panel in enumerate(frames):
+        read = reads(i, frames, picks)
+        results.append(attend(panel, read, read))
+    return torch.stack(results)
+
+
+def _layer_from_a_copy(frames, picks, reads, attend):
+    result = torch.empty_like(frames)
+    for i in range(len(frames)):
+        result[i] = attend(frames[i], *[reads(i, frames, picks)] * 2)
+    return result
+
+
+def _written_in_place(frames, picks, reads, attend, first):
+    for i in range(first, len(frames)):
+        read = reads(i, frames, picks)
+        frames[i] = attend(frames[i], read, read)
+    return frames
+
+
+def _layer_as_it_stands(frames, picks, reads, attend):
+    return _written_in_place(frames, picks, reads, attend, 1)
+
+
+def _first_left_out(frames, picks, reads, attend):
+    return torch.cat([frames[:1], _layer(frames, picks, reads, attend)[1:]])
+
+
+def _one_after_the_other(frames, picks, reads, attend):
+    return _written_in_place(frames, picks, reads, attend, 0)
+
+
+def _copied_first(frames, picks, reads, attend):
+    return _one_after_the_other(frames.clone(), picks, reads, attend)
+
+
+def _asks_with_all_it_reads(frames, picks, reads, attend):
+    results = []
+    for i in range(len(frames)):
+        read = reads(i, frames, picks)
+        results.append(attend(read, read, read)[-len(frames[i]) :])
+    return torch.stack(results)
+
+
+def _right_but_written_back(frames, picks, reads, attend):
+    frames[:] = _layer(frames, picks, reads, attend)
+    return frames
+
+
+ANSWERS["mend-layer"] = Answers(
+    right=[_layer, _layer_from_a_copy],
+    wrong={
+        "as it stands": (_layer_as_it_stands, "as it stands"),
+        "the first panel left out": (_first_left_out, "still left as it was"),
+        "one after the other": (_copied_first, "already written"),
+        "all that is read asks": (_asks_with_all_it_reads, "what asks"),
+        "input changed": (_right_but_written_back, "have changed"),
     },
 )

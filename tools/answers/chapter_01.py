@@ -142,3 +142,65 @@ ANSWERS["ddim-step"] = Answers(
         "no step": (lambda noisy, v, kept, kept_next: noisy, "where it was"),
     },
 )
+
+
+# ---------------------------------------------------------------------------------------- mend-sampler
+
+
+def _sampled(noise, levels, predict, scale, step, *, base=0, restart=False, ahead=0, steps=None):
+    """``base`` 1: guidance begins with the prompt; ``ahead`` 1: the U-Net is told the next level."""
+    z = noise
+    for k in range(len(levels) - 1 if steps is None else steps):
+        both = [predict(z, levels[k + ahead], text) for text in (False, True)]
+        v = both[base] + scale * (both[1] - both[0])
+        z = step(noise if restart else z, v, levels[k], levels[k + 1])
+    return z
+
+
+def _sampler(noise, levels, predict, scale, step):
+    return _sampled(noise, levels, predict, scale, step)
+
+
+def _sampler_by_calling_itself(noise, levels, predict, scale, step):
+    if len(levels) < 2:
+        return noise
+    kept, after = levels[:2]
+    v = torch.lerp(predict(noise, kept, False), predict(noise, kept, True), scale)
+    return _sampler_by_calling_itself(step(noise, v, kept, after), levels[1:], predict, scale, step)
+
+
+def _sampler_as_it_stands(noise, levels, predict, scale, step):
+    return _sampled(noise, levels, predict, scale, step, base=1, restart=True)
+
+
+def _each_from_the_noise(noise, levels, predict, scale, step):
+    return _sampled(noise, levels, predict, scale, step, restart=True)
+
+
+def _guided_from_the_prompt(noise, levels, predict, scale, step):
+    return _sampled(noise, levels, predict, scale, step, base=1)
+
+
+def _told_the_next_level(noise, levels, predict, scale, step):
+    return _sampled(noise, levels, predict, scale, step, ahead=1)
+
+
+def _one_level_short(noise, levels, predict, scale, step):
+    return _sampled(noise, levels, predict, scale, step, steps=len(levels) - 2)
+
+
+def _not_guided(noise, levels, predict, scale, step):
+    return _sampled(noise, levels, predict, 1.0, step)
+
+
+ANSWERS["mend-sampler"] = Answers(
+    right=[_sampler, _sampler_by_calling_itself],
+    wrong={
+        "as it stands": (_sampler_as_it_stands, "as it stands"),
+        "each step from the noise": (_each_from_the_noise, "from the first noise"),
+        "guided from the prompt": (_guided_from_the_prompt, "scale 1 is not the prompt"),
+        "told the next level": (_told_the_next_level, "leads to"),
+        "one level short": (_one_level_short, "some noise is left"),
+        "no guidance": (_not_guided, "without guidance"),
+    },
+)

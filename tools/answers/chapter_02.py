@@ -251,3 +251,74 @@ ANSWERS["two-prompts"] = Answers(
         "the noun taken out": (_noun_taken_out, "lost its noun"),
     },
 )
+
+
+# ---------------------------------------------------------------------------------------- story-prompts
+
+
+def _story_prompts(prompts, trigger, n, length, pad, expand, mask, fit):
+    rows, masks = [], []
+    for ids in prompts:
+        shows = trigger in ids
+        rows.append(fit(expand(ids, trigger, n) if shows else ids, length, pad))
+        masks.append(mask(ids, trigger, n, length) if shows else [False] * length)
+    return rows, masks
+
+
+def _story_prompts_as_tensors(prompts, trigger, n, length, pad, expand, mask, fit):
+    there = [ids.count(trigger) == 1 for ids in prompts]
+    longer = [expand(ids, trigger, n) if k else ids for ids, k in zip(prompts, there, strict=True)]
+    flags = torch.zeros(len(prompts), length, dtype=torch.bool)
+    for row, (ids, k) in enumerate(zip(prompts, there, strict=True)):
+        if k:
+            flags[row] = torch.as_tensor(mask(ids, trigger, n, length))
+    return torch.tensor([fit(ids, length, pad) for ids in longer]), flags
+
+
+def _fitted_first(prompts, trigger, n, length, pad, expand, mask, fit):
+    rows = [
+        expand(fit(ids, length, pad), trigger, n) if trigger in ids else fit(ids, length, pad)
+        for ids in prompts
+    ]
+    return rows, _story_prompts(prompts, trigger, n, length, pad, expand, mask, fit)[1]
+
+
+def _everybody_shows(prompts, trigger, n, length, pad, expand, mask, fit):
+    rows = [fit(expand(ids, trigger, n), length, pad) for ids in prompts]
+    return rows, [mask(ids, trigger, n, length) for ids in prompts]
+
+
+def _others_left_out(prompts, trigger, n, length, pad, expand, mask, fit):
+    shown = [ids for ids in prompts if trigger in ids]
+    return _story_prompts(shown, trigger, n, length, pad, expand, mask, fit)
+
+
+def _masks_of_the_first(prompts, trigger, n, length, pad, expand, mask, fit):
+    rows, _ = _story_prompts(prompts, trigger, n, length, pad, expand, mask, fit)
+    return rows, _first_mask(prompts, trigger, n, length, pad, mask)
+
+
+def _first_mask(prompts, trigger, n, length, pad, mask):
+    first = prompts[0]
+    return [mask(first, trigger, n, length) if trigger in first else [False] * length for _ in prompts]
+
+
+def _not_expanded(prompts, trigger, n, length, pad, expand, mask, fit):
+    rows = _trigger_left(prompts, trigger, n, length, pad, fit)
+    return rows, _story_prompts(prompts, trigger, n, length, pad, expand, mask, fit)[1]
+
+
+def _trigger_left(prompts, trigger, n, length, pad, fit):
+    return [fit(ids, length, pad) for ids in prompts]
+
+
+ANSWERS["story-prompts"] = Answers(
+    right=[_story_prompts, _story_prompts_as_tensors],
+    wrong={
+        "fitted before expanded": (_fitted_first, "already been expanded"),
+        "every panel shows the character": (_everybody_shows, "has no trigger"),
+        "panels left out": (_others_left_out, "is drawn, too"),
+        "one mask for all": (_masks_of_the_first, "mask of the first one"),
+        "not expanded": (_not_expanded, "expand before you fit"),
+    },
+)

@@ -185,3 +185,54 @@ ANSWERS["identity-prompts"] = Answers(
         "the whole prompt fused": (_whole_prompt, "only the class tokens"),
     },
 )
+
+
+# ---------------------------------------------------------------------------------------- whole-path
+
+
+def _whole_path(states, mask, pooled, projections, parts, embed, fuse, place):
+    pictures = embed(pooled, *projections)[0, :, 0]  # [n, D]
+    return place(states, fuse(states[mask], pictures, *parts), mask)
+
+
+def _whole_path_by_index(states, mask, pooled, projections, parts, embed, fuse, place):
+    first, second = projections
+    where = mask.nonzero()[:, 0]
+    pictures = embed(pooled, first, second).flatten(0, 2)
+    return place(states, fuse(states.index_select(0, where), pictures, *parts), mask)
+
+
+def _nothing_fused(states, mask, pooled, projections, parts, embed, fuse, place):
+    return place(states, embed(pooled, *projections)[0, :, 0], mask)
+
+
+def _first_places(states, mask, pooled, projections, parts, embed, fuse, place):
+    pictures = embed(pooled, *projections)[0, :, 0]
+    return place(states, fuse(states[: len(pictures)], pictures, *parts), mask)
+
+
+def _fused_with_the_mean(states, mask, pooled, projections, parts, embed, fuse, place):
+    pictures = embed(pooled, *projections)[0, :, 0]
+    return place(states, fuse(states[mask], pictures.mean(0).expand_as(pictures), *parts), mask)
+
+
+def _asked_the_wrong_way(states, mask, pooled, projections, parts, embed, fuse, place):
+    return place(states, fuse(embed(pooled, *projections)[0, :, 0], states[mask], *parts), mask)
+
+
+def _fused_after_placing(states, mask, pooled, projections, parts, embed, fuse, place):
+    pictures = embed(pooled, *projections)[0, :, 0]
+    placed = place(states, pictures, mask)
+    return place(states, fuse(placed[mask], pictures, *parts), mask)
+
+
+ANSWERS["whole-path"] = Answers(
+    right=[_whole_path, _whole_path_by_index],
+    wrong={
+        "nothing fused": (_nothing_fused, "have to be fused"),
+        "the first tokens": (_first_places, "that the mask marks"),
+        "fused with the mean": (_fused_with_the_mean, "mean of the pictures"),
+        "token and picture swapped": (_asked_the_wrong_way, "class tokens first"),
+        "placed before fused": (_fused_after_placing, "gone by then"),
+    },
+)

@@ -203,3 +203,99 @@ ANSWERS["mend-loop"] = Answers(
         "one latent for both": (_one_latent, "both halves need the latent"),
     },
 )
+
+
+# ---------------------------------------------------------------------------------------- own-loop
+
+
+def _looped(x, times, states, predict, guide, ask, rescale, *, order=(0, 1), after=None):
+    """``ask(i, t)``: text alone?  ``rescale(guided, pred)``; ``after(x, pred)``: done to the latent."""
+    nothing, text, identity = states
+    for i, t in enumerate(times):
+        halves = nothing, text if ask(i, t) else identity
+        pred = predict(torch.cat([x, x]), t, torch.cat([halves[j] for j in order]))
+        x = x - rescale(guide(pred), pred) / len(times)
+        x = after(x, pred) if after else x
+    return x
+
+
+def _own_loop(x, times, states, predict, k, scale, amount, guide, alone, rescale):
+    nothing, text, identity = states
+    for step, t in enumerate(times):
+        told = text if alone(step, k) else identity
+        pred = predict(torch.cat([x, x]), t, torch.cat([nothing, told]))
+        guided = rescale(guide(pred, scale), pred.chunk(2)[1], amount)
+        x = x - guided / len(times)
+    return x
+
+
+def _own_loop_parts_first(x, times, states, predict, k, scale, amount, guide, alone, rescale):
+    plan = [1 if alone(i, k) else 2 for i in range(len(times))]
+    both = [torch.cat([states[0], states[which]]) for which in plan]
+    for t, prompts in zip(times, both, strict=True):
+        pred = predict(x.repeat(2, 1, 1, 1), t, prompts)
+        x = x - rescale(guide(pred, scale), pred[len(x) :], amount) / len(both)
+    return x
+
+
+def _never_rescaled(x, times, states, predict, k, scale, amount, guide, alone, rescale):
+    def asks(i, t):
+        return alone(i, k)
+
+    return _looped(x, times, states, predict, lambda p: guide(p, scale), asks, lambda g, p: g)
+
+
+def _spread_of_nothing(x, times, states, predict, k, scale, amount, guide, alone, rescale):
+    def spread(guided, pred):
+        return rescale(guided, pred[: len(x)], amount)
+
+    return _looped(x, times, states, predict, lambda p: guide(p, scale), lambda i, t: alone(i, k), spread)
+
+
+def _latent_rescaled(x, times, states, predict, k, scale, amount, guide, alone, rescale):
+    def after(x, pred):
+        return rescale(x, pred[len(x) :], amount)
+
+    args = x, times, states, predict, lambda p: guide(p, scale), lambda i, t: alone(i, k), lambda g, p: g
+    return _looped(*args, after=after)
+
+
+def _with_rescale(x, times, states, predict, scale, amount, guide, rescale, ask, order=(0, 1)):
+    def spread(guided, pred):
+        return rescale(guided, pred[len(x) :], amount)
+
+    return _looped(x, times, states, predict, lambda p: guide(p, scale), ask, spread, order=order)
+
+
+def _identity_first_of_all(x, times, states, predict, k, scale, amount, guide, alone, rescale):
+    return _with_rescale(
+        x, times, states, predict, scale, amount, guide, rescale, lambda i, t: not alone(i, k)
+    )
+
+
+def _halves_the_other_way(x, times, states, predict, k, scale, amount, guide, alone, rescale):
+    return _with_rescale(
+        x, times, states, predict, scale, amount, guide, rescale, lambda i, t: alone(i, k), order=(1, 0)
+    )
+
+
+def _asked_by_time(x, times, states, predict, k, scale, amount, guide, alone, rescale):
+    return _with_rescale(x, times, states, predict, scale, amount, guide, rescale, lambda i, t: alone(t, k))
+
+
+def _latents_once(x, times, states, predict, k, scale, amount, guide, alone, rescale):
+    return x - guide(predict(x, times[0], torch.cat(states[:2])), scale) / len(times)
+
+
+ANSWERS["own-loop"] = Answers(
+    right=[_own_loop, _own_loop_parts_first],
+    wrong={
+        "not rescaled": (_never_rescaled, "Nothing is rescaled"),
+        "the spread of the other half": (_spread_of_nothing, "without the prompt"),
+        "the latent rescaled": (_latent_rescaled, "after the step"),
+        "identity first": (_identity_first_of_all, "the text while `alone` is true"),
+        "halves swapped": (_halves_the_other_way, "went in first"),
+        "asked with the time": (_asked_by_time, "not its time"),
+        "one latent for both halves": (_latents_once, "both halves need"),
+    },
+)

@@ -215,66 +215,71 @@ ANSWERS["own-share"] = Answers(
 # ---------------------------------------------------------------------------------------- mend-sharing
 
 
-def _sharing(q, k, v, picks, heads, others_of, scale):
-    rows, panels = [], len(picks)
-    for i in range(len(q)):
-        there = others_of(i)
-        keys, values = (torch.cat([t[i], *(t[j][picks[j % panels]] for j in there)]) for t in (k, v))
-        parts = (t.unflatten(1, (heads, -1)).transpose(0, 1) for t in (q[i], keys, values))
-        a, b, c = parts
-        rows.append(((a @ b.mT * scale).softmax(-1) @ c).transpose(0, 1).flatten(1))
-    return torch.stack(rows)
+def _split(t, heads):
+    """[F, N, C] -> [h, F, N, d]"""
+    return t.unflatten(2, (heads, -1)).movedim(2, 0)
 
 
-def _own_half(q, picks):
-    f = len(picks)
-    return lambda i: [j for j in range(len(q)) if j != i and j // f == i // f]
+def _split_wrongly(t, heads):
+    return t.unflatten(2, (-1, heads)).movedim(3, 0)
 
 
-def _everybody(q):
-    return lambda i: [j for j in range(len(q)) if j != i]
+def _sharing(q, k, v, picks, heads, one_head, *, split=_split, halves=2, join=None):
+    """``halves`` 1: all panels are one story; ``join``: heads [h, F, N, d] -> [F, N, C]."""
+    done = []
+    for part in zip(*(t.chunk(halves) for t in (q, k, v)), strict=True):
+        all_heads = zip(*(split(t, heads) for t in part), strict=True)
+        found = torch.stack([one_head(*one, picks * (2 // halves)) for one in all_heads])
+        done.append(join(found) if join else torch.cat(list(found), -1))
+    return torch.cat(done)
 
 
-def _mended_sharing(q, k, v, picks, heads):
-    return _sharing(q, k, v, picks, heads, _own_half(q, picks), (q.shape[-1] // heads) ** -0.5)
+def _mended_sharing(q, k, v, picks, heads, one_head):
+    return _sharing(q, k, v, picks, heads, one_head)
 
 
-def _mended_sharing_by_halves(q, k, v, picks, heads):
-    def half(q, k, v):
-        out = []
-        for i in range(len(picks)):
-            others = [j for j in range(len(picks)) if j != i]
-            keys, values = (torch.cat([t[i], *(t[j][picks[j]] for j in others)]) for t in (k, v))
-            a, b, c = (t.unflatten(1, (heads, -1)).transpose(0, 1) for t in (q[i], keys, values))
-            out.append(F.scaled_dot_product_attention(a, b, c).transpose(0, 1).flatten(1))
-        return torch.stack(out)
-
-    return torch.cat([half(*x) for x in zip(*(t.chunk(2) for t in (q, k, v)), strict=True)])
+def _mended_sharing_by_channels(q, k, v, picks, heads, one_head):
+    result, d, f = torch.empty_like(q), q.shape[2] // heads, len(picks)
+    for first in (0, f):
+        for head in range(heads):
+            here = slice(first, first + f), slice(None), slice(head * d, (head + 1) * d)
+            result[here] = one_head(q[here], k[here], v[here], picks)
+    return result
 
 
-def _as_it_stands(q, k, v, picks, heads):
-    return _sharing(q, k, v, picks, heads, _everybody(q), q.shape[-1] ** -0.5)
+def _as_it_stands(q, k, v, picks, heads, one_head):
+    return _sharing(q, k, v, picks, heads, one_head, split=_split_wrongly, halves=1)
 
 
-def _six_panels(q, k, v, picks, heads):
-    return _sharing(q, k, v, picks, heads, _everybody(q), (q.shape[-1] // heads) ** -0.5)
+def _six_panels(q, k, v, picks, heads, one_head):
+    return _sharing(q, k, v, picks, heads, one_head, halves=1)
 
 
-def _width_of_all_heads(q, k, v, picks, heads):
-    return _sharing(q, k, v, picks, heads, _own_half(q, picks), q.shape[-1] ** -0.5)
+def _every_second_channel(q, k, v, picks, heads, one_head):
+    return _sharing(q, k, v, picks, heads, one_head, split=_split_wrongly)
 
 
-def _one_head(q, k, v, picks, heads):
-    return _sharing(q, k, v, picks, 1, _own_half(q, picks), (q.shape[-1] // heads) ** -0.5)
+def _one_head(q, k, v, picks, heads, one_head):
+    return _sharing(q, k, v, picks, 1, one_head)
+
+
+def _heads_back_wrongly(q, k, v, picks, heads, one_head):
+    return _sharing(q, k, v, picks, heads, one_head, join=lambda found: found.movedim(0, 3).flatten(2))
+
+
+def _halves_back_wrongly(q, k, v, picks, heads, one_head):
+    return _sharing(q, k, v, picks, heads, one_head).roll(len(picks), 0)
 
 
 ANSWERS["mend-sharing"] = Answers(
-    right=[_mended_sharing, _mended_sharing_by_halves],
+    right=[_mended_sharing, _mended_sharing_by_channels],
     wrong={
         "as it stands": (_as_it_stands, "as it stands"),
         "halves still mixed": (_six_panels, "own half are its others"),
-        "scale still that of the layer": (_width_of_all_heads, "width of one head"),
+        "channels still mixed": (_every_second_channel, "every second channel"),
         "one head": (_one_head, "its own softmax"),
+        "heads joined in another order": (_heads_back_wrongly, "other channels"),
+        "halves in the other order": (_halves_back_wrongly, "without prompts first"),
     },
 )
 

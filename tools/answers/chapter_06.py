@@ -241,3 +241,53 @@ ANSWERS["mend-mass"] = Answers(
         "what is received": (_mass_received, "who asks"),
     },
 )
+
+
+# ---------------------------------------------------------------------------------------- lift-by-patch
+
+
+def _mass_by_patch(weights, owner, panels, query_cells, cells, mass, pool):
+    """Shares [cells, panels]: each panel is a column of its own."""
+    return pool(mass(weights, owner, panels), query_cells, torch.arange(panels), cells, panels)
+
+
+def _lift_by_patch(weights, owner, panels, query_cells, cells, mass, pool):
+    shares = _mass_by_patch(weights, owner, panels, query_cells, cells, mass, pool)
+    return shares * len(owner) / owner.bincount(minlength=panels)
+
+
+def _lift_by_keys(weights, owner, panels, query_cells, cells, mass, pool):
+    shares = pool(weights.mean(0), query_cells, owner, cells, panels)  # keys into panels at once
+    even = torch.stack([(owner == j).double().mean() for j in range(panels)])
+    return shares / even
+
+
+def _even_panels(weights, owner, panels, query_cells, cells, mass, pool):
+    return _mass_by_patch(weights, owner, panels, query_cells, cells, mass, pool) * panels
+
+
+def _mass_per_key(weights, owner, panels, query_cells, cells, mass, pool):
+    shares = _mass_by_patch(weights, owner, panels, query_cells, cells, mass, pool)
+    return shares / owner.bincount(minlength=panels)
+
+
+def _less_the_baseline(weights, owner, panels, query_cells, cells, mass, pool):
+    shares = _mass_by_patch(weights, owner, panels, query_cells, cells, mass, pool)
+    return shares - owner.bincount(minlength=panels) / len(owner)
+
+
+def _same_in_each_patch(weights, owner, panels, query_cells, cells, mass, pool):
+    of_all = mass(weights, owner, panels).mean(0) * len(owner) / owner.bincount(minlength=panels)
+    return of_all.expand(cells, -1)
+
+
+ANSWERS["lift-by-patch"] = Answers(
+    right=[_lift_by_patch, _lift_by_keys],
+    wrong={
+        "no baseline": (_mass_by_patch, "without their baseline"),
+        "the same baseline for all": (_even_panels, "different numbers of keys"),
+        "by the number of keys": (_mass_per_key, "not by their number"),
+        "difference": (_less_the_baseline, "a lift is a ratio"),
+        "the same in each patch": (_same_in_each_patch, "mean of the whole picture"),
+    },
+)
