@@ -12,7 +12,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from storydiff_lite import exercises
 
 PATHS = sorted(chapters.NOTEBOOKS.glob("*.ipynb"))
-HANDED_IN = re.compile(r'exercises\.check\("([\w-]+)", (\w+)((?:, \w+)*)\)')
+HANDED_IN = re.compile(r'exercises\.check\(\s*"([\w-]+)", (\w+)((?:, \w+)*)\s*\)')
 each_chapter = pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
 
 
@@ -71,6 +71,7 @@ def test_what_an_exercise_builds_on_is_said_and_handed_in(path):
         for name, own, more in HANDED_IN.findall(cell.source if cell.cell_type == "code" else ""):
             answers[name] = own
             assert more.split(", ")[1:] == [answers[e] for e in said[name]], name
+    assert set(answers) == set(said), "a check that is written in another way"
 
 
 # ------------------------------------------------------------- does the checker see what it should see?
