@@ -333,7 +333,7 @@ class ConsistentSelfAttention:
             readers = _to(readers, q.device)
         lists = _to(lists, q.device)
         if plan.watch:
-            plan.watch(self.layer, attn, q, k, lists)
+            plan.watch(self.layer, attn, q, k, lists, now.panels, readers)
         return out(attn, read(attn, q, k, v, lists, readers))  # [H S F, N, C]
 
     def project(self, attn, hidden_states):
@@ -341,7 +341,7 @@ class ConsistentSelfAttention:
         return project(attn, hidden_states)
 
     def _windows(self, attn, q, k, v, h):
-        """Algorithm 1: the mean over the windows t = 0 .. F - W that hold a panel."""
+        """Algorithm 1: the mean over the windows t = 0 .. F - W that hold a panel, or its region."""
         plan, n, w = self.plan, q.shape[1], self.plan.window
         f, s, may_read = len(plan.now.panels), len(plan.seeds), plan.may_read_now()
         picks = plan.picks(self.layer, n).expand(h, -1, -1, -1)  # [H, S, F, K]
@@ -350,11 +350,23 @@ class ConsistentSelfAttention:
         # reading_lists lays stories of W panels end to end; here they are F panels long
         start = (torch.arange(h * s) * (f - w) * n).repeat_interleave(w)  # [H S W]
         for t in range(f - w + 1):
-            few = None if may_read is None else may_read[:, t : t + w, t : t + w]
-            lists = reading_lists(picks[:, :, t : t + w], n, few)
-            lists = lists if isinstance(lists, list) else lists.flatten(0, -2)  # [H S W, L]
-            lists = [x + first + t * n for x, first in zip(lists, start, strict=True)]
-            seen = read(attn, q[:, t : t + w].flatten(0, 1), k, v, _to(lists, q.device))
+            asked, few, readers = q[:, t : t + w].flatten(0, 1), picks[:, :, t : t + w], None  # [H S W, N, C]
+            held = range(plan.now.panels.start + t, plan.now.panels.start + t + w)
+            if plan.regions:
+                few = few.flatten(0, 1)  # [H S, W, K]
+                own = torch.arange(len(few) * w * n).view(-1, w, n)
+                between = plan.regions.between(held, held, few, n)
+                readers, lists = region_lists(own, own[..., :1] + few, *between)
+                first = [start[int(x[0]) // n] for x in readers]
+                readers = _to(readers, q.device)
+            else:
+                theirs = None if may_read is None else may_read[:, t : t + w, t : t + w]
+                lists = reading_lists(few, n, theirs)
+                lists, first = lists if isinstance(lists, list) else lists.flatten(0, -2), start  # [H S W, L]
+            lists = _to([x + before + t * n for x, before in zip(lists, first, strict=True)], q.device)
+            if plan.watch:
+                plan.watch(self.layer, attn, asked, k, lists, held, readers)
+            seen = read(attn, asked, k, v, lists, readers)
             total[:, t : t + w] += seen.unflatten(0, (h * s, w))
             count[t : t + w] += 1
         return (total / count).flatten(0, 1)  # [H S F, N, C]

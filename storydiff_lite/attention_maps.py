@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import torch
 
 from .attention_rows import Quantised, patches, pooled_rows, softmax_rows
+from .regions import OwnText
 from .schedule import self_attention_layers
 from .tokens import TRIGGER_ID, fit_caption
 
@@ -31,7 +32,12 @@ class AttentionRecorder:
     layer that shares keeps what its panels read in every panel; one that does not (rate 0, a step or layer
     that the schedule leaves plain, ``[NC]``) has panels that read themselves.  Where a panel goes through the
     U-Net several times in a step (``window=`` with ``long_story="passes"``), its map is the mean over the
-    passes, as its prediction is; a ``"bank"``'s tokens count as the panels' that wrote them.
+    passes, as its prediction is, and of windows inside a layer (``"attention"``) over these, as the layer's
+    output is: sum_t softmax_t V / T = (sum_t softmax_t / T) V.  A ``"bank"``'s tokens count as the panels'
+    that wrote them.
+
+    Regions (``apart="regions"``, ``"isolated"``) read lists of their own; a patch on the border of two has
+    the mean of its tokens' rows, and what a list holds several times (`regions.TIMES`) counts as often.
 
     Parameters
     ----------
@@ -100,23 +106,13 @@ class AttentionRecorder:
         Raises
         ------
         ValueError
-            Several stories, windows inside the layers, a prompt with a trigger word (unless ``cross`` is
-            False), or more bytes than ``limit``.
+            Several stories, a prompt with a trigger word or regions that read texts of their own (unless
+            ``cross`` is False), or more bytes than ``limit``.
         """
         if len(stories) != 1:
             raise ValueError(
                 f"An AttentionRecorder keeps one story, and {len(stories)} were drawn in one batch: call "
                 "pipe(story, recorder=...) for each, with a recorder of its own."
-            )
-        if plan.window is not None and plan.window < len(stories[0]):
-            raise ValueError(
-                'long_story="attention" averages several softmaxes inside each layer, so there is no map of '
-                'what a panel reads. Record with long_story="passes" or "bank", or without a window.'
-            )
-        if plan.regions:
-            raise ValueError(
-                "A panel with several characters has a list of tokens for each, and an AttentionRecorder "
-                "keeps one a panel. Record with apart='words'."
             )
         self._forget()
         names = self_attention_layers(unet, self.chosen)  # all names, "....attn1.processor"
@@ -184,6 +180,12 @@ class AttentionRecorder:
         """Before a pass: the grids of all layers; before the first, whether there is room."""
         if self._grids:
             return
+        if self.cross and any(isinstance(p, OwnText) for p in unet.attn_processors.values()):
+            raise ValueError(
+                "Each region of a panel of several characters reads a text of its own, without the words "
+                "about the others, so that a word of the panel's prompt has no one place. Record with "
+                "cross=False."
+            )
         height, width = (args[0] if args else kwargs["sample"]).shape[-2:]
         levels = len(unet.config.block_out_channels)
         for layer in self.layers:
@@ -221,44 +223,55 @@ class AttentionRecorder:
         """Columns of a cross-attention map: the tokens of the longest prompt, and all padding in one."""
         return max(map(len, self.tokens)) + 1
 
-    def _watch(self, layer, attn, q, k, lists):
-        """Called by every layer in which panels read each other: q [H F, N, C], k [T, C], H F lists."""
+    def _watch(self, layer, attn, q, k, lists, panels, readers=None):
+        """Called by every layer in which panels read each other: q [H W, N, C] of W ``panels`` of the pass,
+        k [T, C], H W lists, or with regions one for each of the ``readers``.
+        """
         layer = layer.removesuffix(".attn1.processor")
-        now, n = self._plan.now, q.shape[1]
+        now, n, w = self._plan.now, q.shape[1], len(panels)
         f = len(now.panels)
         if layer not in self.layers or (now.step not in self.steps and now.role != "write"):
             return
         # of each token of the pool: its panel, counted through the whole story, and its place there
-        own = torch.arange(len(q) * n, device=q.device)
+        own = torch.arange(len(q) // w * f * n, device=q.device)
         owner = now.panels.start + own // n % f
         place = own % n
         if now.role == "write":
             picks = self._plan.picks(layer + ".attn1.processor", n)[0]  # [F, K]
             self._bank[layer] = torch.arange(f).repeat_interleave(picks.shape[1]), picks.flatten()
         elif now.role == "read":  # behind the pass's own tokens: a bank for each half
-            halves = len(q) // f
+            halves = len(q) // w
             theirs = [x.to(q.device).repeat(halves) for x in self._bank[layer]]
             owner, place = torch.cat([owner, theirs[0]]), torch.cat([place, theirs[1]])
         if now.step in self.steps:
-            lists = [lists[i] for i in range(len(q) - f, len(q))]  # the conditional half is the last one
-            self._self(layer, attn, q[-f:], k, lists, owner, place)
+            first = len(q) - w  # the conditional half is the last one
+            if readers is None:
+                asks = [(i, slice(None), lists[first + i]) for i in range(w)]
+            else:
+                asks = [(int(x[0]) // n - first, x % n, y) for x, y in zip(readers, lists, strict=True)]
+            asks = [ask for ask in asks if ask[0] >= 0]
+            self._self(layer, attn, q[-w:], k, asks, owner, place, panels.start)
 
-    def _self(self, layer, attn, q, k, lists, owner, place):
-        """Maps of a pass's panels: q [F, N, C], pool k [T, C], the tokens each reads, whose they are [T]."""
+    def _self(self, layer, attn, q, k, asks, owner, place, first):
+        """Maps of panels: q [W, N, C] from the story's panel ``first`` on, pool k [T, C], whose it is [T] and
+        its place there; asks: (row of q, which of its tokens read, which tokens of the pool they read).
+        """
         (h, w), (rows, columns) = self._grids[layer]
         if q.shape[1] != h * w:
             raise ValueError(f"Layer {layer} has {q.shape[1]} tokens; {h} x {w} were expected of this U-Net.")
         cell, p = patches(h, w, rows, columns).to(q.device), rows * columns
         column = owner * p + cell[place]  # [T]
         seen = torch.zeros(self.panels, h * w, dtype=torch.bool)
-        maps = []
-        for i, index in enumerate(lists):
-            maps.append(
-                pooled_rows(attn, q[i], k[index], cell, column[index], p, self.panels * p, self._heads[layer])
+        maps, size = [0] * len(q), cell.bincount(minlength=p)
+        for i, mine, index in asks:
+            rows = pooled_rows(
+                attn, q[i, mine], k[index], cell[mine], column[index], p, self.panels * p, self._heads[layer]
             )
-            theirs = index[owner[index] != self._plan.now.panels.start + i]
+            share = cell[mine].bincount(minlength=p) / size  # of a patch's tokens, those that read this list
+            maps[i] = maps[i] + share[:, None] * rows
+            theirs = index[owner[index] != first + i]
             seen[owner[theirs].cpu(), place[theirs].cpu()] = True
-        self._add("self", layer, torch.stack(maps))
+        self._add("self", layer, torch.stack(maps), first)
         marks = self._marks.setdefault((self._plan.now.step, layer), torch.zeros_like(seen))
         marks |= seen
 
@@ -267,9 +280,9 @@ class AttentionRecorder:
         f, n = len(self._plan.now.panels), x.shape[1]
         x = x[-f:]
         own = torch.arange(f * n, device=x.device)
-        lists = list(own.view(f, n))
-        k = attn.to_k(x).flatten(0, 1)
-        self._self(layer, attn, attn.to_q(x), k, lists, self._plan.now.panels.start + own // n, own % n)
+        asks = [(i, slice(None), own[i * n : (i + 1) * n]) for i in range(f)]
+        k, first = attn.to_k(x).flatten(0, 1), self._plan.now.panels.start
+        self._self(layer, attn, attn.to_q(x), k, asks, first + own // n, own % n, first)
 
     def _cross(self, layer, attn, x, states):
         """What the patches read of the prompts: x [H F, N, C], states [H F, 77, D]."""
@@ -286,11 +299,11 @@ class AttentionRecorder:
             maps.append(
                 pooled_rows(attn, q[i], k[i], cell, column, rows * columns, self._columns, self._heads[layer])
             )
-        self._add("cross", layer, torch.stack(maps))
+        self._add("cross", layer, torch.stack(maps), first)
 
-    def _add(self, kind, layer, maps):
-        """Maps [f, h, P, X] of the panels of a pass."""
-        step, first, f = self._plan.now.step, self._plan.now.panels.start, len(maps)
+    def _add(self, kind, layer, maps, first):
+        """Maps [f, h, P, X] of panels of the story, from ``first`` on."""
+        step, f = self._plan.now.step, len(maps)
         if step != self._now:
             self._close()
             self._now = step

@@ -53,7 +53,8 @@ def pooled_rows(attn, q, k, query_cells, key_cells, cells, columns, heads=None):
     Returns
     -------
     Tensor [heads, cells, columns]
-        Each row sums to 1, as the softmax rows do.  No more than 2**22 probabilities are held at once.
+        Each row sums to 1, as the softmax rows do; that of a patch without a query is zero.  No more than
+        2**22 probabilities are held at once.
     """
     several = attn.heads if heads is None else 1 if heads == "mean" else len(heads)
     total = torch.zeros(several, cells, columns, device=q.device)
@@ -64,7 +65,7 @@ def pooled_rows(attn, q, k, query_cells, key_cells, cells, columns, heads=None):
             p = p.mean(0, keepdim=True) if heads == "mean" else p[list(heads)]
         wide = torch.zeros(several, p.shape[1], columns, device=q.device).index_add_(2, key_cells, p)
         total.index_add_(1, query_cells[part : part + chunk], wide)
-    return total / query_cells.bincount(minlength=cells)[:, None]
+    return total / query_cells.bincount(minlength=cells).clamp(min=1)[:, None]
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def names(panel):
     return set() if panel.no_character else set(panel.characters) or {""}
 
 
-def check(may_read, passes, window=None):
+def check(may_read, passes):
     """Raise ValueError when somebody could not be kept the same.
 
     Parameters
@@ -57,15 +57,8 @@ def check(may_read, passes, window=None):
     may_read : bool Tensor [S, F, P, F, P]
         Character by character, as of `regions.Regions`.
     passes : list of Pass
-    window : int, optional
-        Of windows inside the layers, which do not know of characters.
     """
     panels = may_read.shape[1]
-    if window is not None and window < panels:
-        raise ValueError(
-            "Windows inside the layers (long_story='attention') do not keep characters apart. For a "
-            "story with a cast choose long_story='passes' or 'bank', or no window."
-        )
     writers = next((len(p.panels) for p in passes if p.role == "write"), panels)
     for story in may_read.any(4):  # [F, P, F]
         for j in range(writers, panels):

@@ -91,7 +91,7 @@ class StoryPlan:
         may_read = torch.stack([cast.may_read(story, pipe.reading_rule) for story in stories])  # [S, F, F]
         if sharing and any(panel.characters for panel in panels):
             each = regions or Regions(stories, aspect, pipe.reading_rule)  # character by character
-            cast.check(each.may_read, through, in_layers)
+            cast.check(each.may_read, through)
 
         identity_prompts, texts, kind = [], None, pipe.attention_plan
         for story, images in zip(stories, id_images, strict=True):

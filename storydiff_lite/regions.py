@@ -175,13 +175,13 @@ class RegionTexts:
         before = dict(unet.attn_processors)
         crossing = [name for name in before if name.endswith("attn2.processor")] if self.texts else []
         try:
-            unet.set_attn_processor(before | {name: _OwnText(self, plan, before[name]) for name in crossing})
+            unet.set_attn_processor(before | {name: OwnText(self, plan, before[name]) for name in crossing})
             yield self
         finally:
             unet.set_attn_processor(dict(before))
 
 
-class _OwnText:
+class OwnText:
     """A cross-attention layer's own processor; then once more for each region that has a text of its own."""
 
     def __init__(self, texts, plan, plain):

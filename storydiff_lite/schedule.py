@@ -134,8 +134,8 @@ class AttentionPlan:
         They decide which tokens are picked.
     schedule : SamplingSchedule, optional
     window : int, optional
-        Sliding windows of this many panels inside each layer (Algorithm 1); ``None``: all panels of a pass
-        read each other.
+        Sliding windows of this many panels inside each layer (Algorithm 1), of which each has ``may_read``
+        and regions of its panels; ``None``: all panels of a pass read each other.
     reads : callable, optional
         ``reads(picks [H, S, F, K], n, may_read) -> lists`` instead of `attention.reading_lists`, for
         experiments; H: halves of guidance.
@@ -155,7 +155,9 @@ class AttentionPlan:
         self.bank = {}  # layer -> keys, values [H S, W, K, C] of the writers' picks, and these; of this step
         self.regions = None  # whose tokens are whose, where panels show several: `regions.Regions`
         self.draw = random_order  # of tokens; `portable.PortableOrder` draws what a page can draw too
-        self.watch = None  # a recorder's: called with (layer, attn, q, k, lists) of each consistent layer
+        #: a recorder's: called with (layer, attn, q, k, lists, panels, readers) of each consistent layer, and
+        #: once for each window in it; panels: those that q holds; readers: with regions, as of `attention.read`
+        self.watch = None
 
     @classmethod
     def among(cls, panels, *args, **settings):

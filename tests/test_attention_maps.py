@@ -212,6 +212,19 @@ def test_windows_over_passes_are_averaged(tiny_pipe):
     assert (got.flatten(2) - true).abs().max() <= recorder.error(1, TOP).max() + 1e-6
 
 
+def test_windows_in_the_layers_are_averaged(tiny_pipe):
+    """A layer's output is a mean over its windows, and so is what it reads."""
+    spy, recorder = Spy(tiny_pipe), AttentionRecorder(1, TOP)
+    tiny_pipe(STORY, consistency=0.5, window=2, long_story="attention", recorder=recorder, **FEW)
+    picks, none = readable_of(spy.plan, 64), torch.zeros(64, dtype=torch.bool)
+    one, two = (spy.dense([none if j == hidden else picks[j] for j in range(3)]).mean(1) for hidden in (2, 0))
+    true = torch.stack([one[0], (one[1] + two[1]) / 2, two[2]])
+    got = recorder.map(1, TOP)
+    assert (got.flatten(2) - true).abs().max() <= recorder.error(1, TOP).max() + 1e-6
+    assert not got[0, :, 2].any() and not got[2, :, 0].any() and got[1, :, 2].any()
+    assert torch.equal(recorder.sampled(1, TOP), picks)
+
+
 def test_bank_tokens_belong_to_the_panels_that_wrote_them(tiny_pipe):
     story = [*STORY[:1], Panel("the sea", no_character=True), *STORY[1:], "a bear rests"]
     spy, recorder = Spy(tiny_pipe), AttentionRecorder(1, TOP)
@@ -285,7 +298,6 @@ def test_what_cannot_be_recorded_is_told(tiny_pipe):
         return tiny_pipe(story, recorder=recorder or AttentionRecorder(0), **settings, **FEW)
 
     for call, words in (
-        (lambda: told(window=2, long_story="attention"), "no map of what a panel reads"),
         (
             lambda: tiny_pipe.tell_many([STORY, STORY], recorder=AttentionRecorder(0), **FEW),
             "one story, and 2",

@@ -136,7 +136,7 @@ def drawn(pipe, **how):
 def test_the_pipeline_draws_noise_and_picks_so(tiny_pipe):
     seen = {}
 
-    def watch(layer, attn, q, k, lists):
+    def watch(layer, attn, q, k, lists, *_):
         seen[plan[0].now.step, layer] = lists
 
     plan, make = [], tiny_pipe.attention_plan
@@ -187,7 +187,7 @@ def test_a_window_changes_no_picks(tiny_pipe):
 
     def planned(*args):
         plan = make(*args)
-        plan.watch = lambda layer, attn, q, k, lists: found.setdefault((plan.now.step, layer), []).append(
+        plan.watch = lambda layer, attn, q, k, lists, *_: found.setdefault((plan.now.step, layer), []).append(
             plan.picks(layer, q.shape[1])[0][1 - plan.now.panels.start]  # of panel 1, in both windows
         )
         return plan

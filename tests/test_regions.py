@@ -203,9 +203,28 @@ def test_a_bank_lends_regions(tiny_parts):
             assert torch.allclose(got[1][reader - 2], want, atol=1e-5)
 
 
+@pytest.mark.parametrize("isolated", [False, True])
+def test_windows_in_a_layer_hold_their_own_regions(tiny_parts, isolated):
+    """Each window is drawn as a story of its own, and a panel is the mean of those that hold it."""
+    attn, x = layer_of(tiny_parts)
+    plan, w = plan_of([panels_of(WHO)], isolated=isolated, times=3), 3
+    plan.window = w
+    total, count = torch.zeros(2, 5, N, attn.to_q.out_features), torch.zeros(5, 1, 1)
+    with torch.no_grad():
+        got = ConsistentSelfAttention(plan, "layer")(attn, x)
+        for t in range(5 - w + 1):
+            alone = plan_of([panels_of(WHO[t : t + w], alone=(3 - t,))], isolated=isolated, times=3)
+            some = x.view(2, 5, N, -1)[:, t : t + w].flatten(0, 1)
+            seen = ConsistentSelfAttention(alone, "layer")(attn, some)
+            total[:, t : t + w] += seen.view(2, w, N, -1)
+            count[t : t + w] += 1
+    assert torch.allclose(got, (total / count).flatten(0, 1), atol=1e-5)
+
+
 # ---------------------------------------------------------------------------------------- stories
 
 
+TOP = "up_blocks.1.attentions.0"  # of the tiny U-Net: 8 x 8 tokens
 STORY = "[A] a bear\n[B] a cat\n\n[A] reads\n[B] sits\n[A] and [B] walking\n[NC] the sea\n[B] sleeping"
 
 
@@ -234,6 +253,7 @@ def test_each_way_draws_something_else(tiny_pipe):
     [
         {"window": 3},
         {"window": 3, "long_story": "bank"},
+        {"window": 3, "long_story": "attention"},
         {"guidance_scale": 1},
         {"generator": "portable"},
         {"height": 32, "width": 64},
@@ -255,13 +275,94 @@ def test_alone_and_in_a_batch(tiny_pipe):
 def test_what_cannot_be_drawn_is_refused_before_anything_is(tiny_pipe):
     with pytest.raises(ValueError, match="apart is 'walls'.*'words', 'regions' or 'isolated'"):
         StorySettings(apart="walls")
-    with pytest.raises(ValueError, match="passes' or 'bank'"):
-        draw(tiny_pipe, STORY, window=3, long_story="attention")
-    with pytest.raises(ValueError, match="apart='words'"):
-        draw(tiny_pipe, STORY, recorder=AttentionRecorder(0))
+    with pytest.raises(ValueError, match="no one place. Record with cross=False"):
+        draw(tiny_pipe, STORY, recorder=AttentionRecorder(0, TOP))
     late = "[A] a bear\n[B] a cat\n\n[A] reads\n[A] sits\n[A] and [B] walking\n[B] sleeping"
     with pytest.raises(ValueError, match="Panel 3 shows somebody .* first 2 panels"):
         draw(tiny_pipe, late, window=2, long_story="bank")
+
+
+class Watched(AttentionPlan):
+    """Remembers itself, for a test."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        Watched.last = self
+
+
+@pytest.mark.parametrize("apart", ["regions", "isolated"])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"window": 3}, {"window": 3, "long_story": "bank"}, {"window": 3, "long_story": "attention"}],
+    ids=["", "passes", "bank", "windows in layers"],
+)
+def test_a_recorder_of_regions_keeps_their_rules(tiny_pipe, apart, more):
+    """Pictures are the same bit by bit; rows sum to 1, and are 0 where a region may not read."""
+    plain = draw(tiny_pipe, STORY, apart=apart, **more)
+    tiny_pipe.attention_plan = Watched
+    recorder = AttentionRecorder(1, TOP, grid=8, cross=False)
+    assert torch.equal(draw(tiny_pipe, STORY, apart=apart, recorder=recorder, **more), plain)
+    got, mass, regions = recorder.map(1, TOP), recorder.mass(1, TOP), Watched.last.regions
+    error = recorder.error(1, TOP)
+    assert torch.allclose(mass.sum(2), torch.ones(5, 64), atol=1e-5)
+    assert ((got.flatten(2).sum(2) - 1).abs() <= 320 * error + 1e-5).all()
+    whose, may, within = regions.of(64)[0], regions.may_read[0], regions.within[0]
+    panel = torch.arange(5)
+    allowed = may[panel[:, None, None, None], whose[..., None, None], panel[:, None], whose]  # [5, 64, 5, 64]
+    for i in range(5):
+        allowed[i, :, i] = within[i][whose[i][:, None], whose[i]]
+    assert not got[~allowed].any(), "somebody reads who may not"
+    if not more:  # at this rate each other token may be picked; of its own panel all are read
+        assert got[2, :, 2][allowed[2, :, 2]].min() > 0 and got[2, whose[2] == 0, 0].sum() > 0.1
+    left, right = ((whose[2] == r) for r in (0, 1))
+    assert mass[2, left, 1].max() == mass[2, right, 0].max() == 0
+
+
+@pytest.mark.parametrize("grid", [8, 4])
+def test_a_map_of_regions_is_the_mask_of_the_equation(tiny_pipe, grid):
+    """Dense attention with log 3 for a token of another panel, in double precision; three in thirds, whose
+    borders lie within the patches of the coarser grid.
+    """
+    story = "[A] a bear\n[B] a cat\n[C] a dog\n\n[A] reads\n[C] sits\n[A] and [B] and [C] walking"
+    kept = {}
+
+    def keep(module, args, kwargs):
+        if Watched.last.now.step == 1:
+            kept["x"] = (args[0] if args else kwargs["hidden_states"]).double()
+
+    attn = tiny_pipe.unet.get_submodule(f"{TOP}.transformer_blocks.0.attn1")
+    hook = attn.register_forward_pre_hook(keep, with_kwargs=True)
+    tiny_pipe.attention_plan = Watched
+    recorder = AttentionRecorder(1, TOP, heads="mean", grid=grid, cross=False)
+    draw(tiny_pipe, story, recorder=recorder, consistency=0.5)
+    hook.remove()
+    plan = Watched.last
+    plan.now = plan.now._replace(step=1)
+    picks = plan.picks(f"{TOP}.transformer_blocks.0.attn1.processor", 64)[0]
+    shows = [["A"] * 64, ["C"] * 64, ["AAABBCCC"[t % 8] for t in range(64)]]
+    mask = torch.full((3, 64, 3, 64), -torch.inf, dtype=torch.float64)
+    for a, s, b in ((a, s, b) for a in range(3) for s in range(64) for b in range(3)):
+        mask[a, s, b] = torch.tensor(
+            [
+                0.0 if a == b else math.log(3) if shows[a][s] == shows[b][t] and t in picks[b] else -torch.inf
+                for t in range(64)
+            ]
+        )
+    x = kept["x"][-3:].flatten(0, 1)
+    q, k = (x @ layer.weight.double().T for layer in (attn.to_q, attn.to_k))
+    q, k = (y.unflatten(-1, (attn.heads, -1)).transpose(0, 1) for y in (q, k))
+    dense = (q @ k.mT / math.sqrt(q.shape[-1]) + mask.view(192, 192)).softmax(-1).mean(0)
+    g = 8 // grid
+    dense = dense.view(3, grid, g, grid, g, 3, grid, g, grid, g).mean((2, 4)).sum((-3, -1))
+    got = recorder.map(1, TOP)
+    assert (got - dense.reshape(got.shape)).abs().max() <= recorder.error(1, TOP).max() + 1e-6
+
+
+def test_words_are_recorded_where_no_region_has_a_text_of_its_own(tiny_pipe):
+    panels = [replace(panel, described=()) for panel in parse(STORY).panels]
+    recorder = AttentionRecorder(1, TOP, grid=8)
+    assert torch.equal(draw(tiny_pipe, panels, recorder=recorder), draw(tiny_pipe, panels))
+    assert recorder.word_map(2, "bear", 1, TOP).shape == (8, 8)
 
 
 @pytest.mark.parametrize("apart", ["words", "regions"])

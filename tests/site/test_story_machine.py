@@ -172,6 +172,9 @@ def test_characters_are_those_of_python(visit, python, story, options, settings)
         "[Zoe\u0301] a cat\n\n[Zo\u00e9] sits\nshe waves # [Zoe\u0301] waves",
         "a girl wearing red clothes and a blue bow holding a balloon\nshe sits\nthe girl sits",
         "a bear with glasses walks\na bear and a cat waving\nthe bear sits",
+        "he sleeps on the beach",
+        "It is raining\nshe's waving # Hello.\na bear reading\nhe sits",
+        "[Bo] a bear\n\n[Bo] and he wave",
         "1. a bear reading\n\n2) a bear sitting # Night.",
         f"{CAST}- [Bruno] reading\n- he sleeps\n- [NC] the forest",
         "• a bear reading\n• a bear waving",
@@ -201,7 +204,7 @@ def test_a_story_is_read_as_python_reads_it(visit, story):
     "story, said",
     [
         ("", "The story is empty"),
-        ("he sleeps on the beach", '"he" is nobody: no panel before says who'),
+        (f"{CAST}he sleeps on the beach", "it names nobody of [Bruno], [Mia]"),
         (
             "[Bo] waving in the snow # Hello.",
             'nobody said who [Bo] is. Begin the story with a line such as "[Bo] a',

@@ -100,7 +100,12 @@ class Mentions {
   }
   byPronoun(pronoun, rest, there) {
     const known = this.order.filter((n) => !there.includes(n));
-    if (!known.length) throw new Error(`"${pronoun}" is nobody: no panel before says who. Say who it is, such as "a bear".`);
+    if (!known.length) {
+      // of a cast where nobody is named an error tells; "it is raining" may mean nobody
+      if ((this.cast.size && !there.length) || pronoun === "it") return { who: null, rest, doubt: [] };
+      const example = this.cast.size ? "[Name] in its place" : '"a bear"';
+      return { who: null, rest, doubt: [`"${pronoun}" is nobody: no panel before says who, such as ${example}. It is drawn as it stands.`] };
+    }
     const calledSo = known.filter((n) => (this.called.get(n) ?? pronoun) === pronoun);
     const fitting = calledSo.length ? calledSo : known;
     const who = fitting.at(-1);

@@ -74,13 +74,7 @@ function readPanel({ line, from, to }, number, cast, mentions) {
   checkNames(body, cast, alone, fault);
   const written = spaced(body);
   if (!written) throw fault("there is nothing that could be drawn.");
-  let found;
-  try {
-    found = mentions.read(written, Boolean(alone));
-  } catch (error) {
-    throw fault(error.message);
-  }
-  const { text, names, carried, unclear, said } = found;
+  const { text, names, carried, unclear, said } = mentions.read(written, Boolean(alone));
   const all = [...cast.keys()].map((n) => `[${n}]`).join(", ");
   if (cast.size && !names.length && !alone) throw fault(`it names nobody of ${all}. Say who is in it, or begin it with [NC].`);
   const places = placesOf(text, names, fault);
