@@ -156,7 +156,7 @@ class AttentionPlan:
         self.regions = None  # whose tokens are whose, where panels show several: `regions.Regions`
         self.draw = random_order  # of tokens; `portable.PortableOrder` draws what a page can draw too
         #: a recorder's: called with (layer, attn, q, k, lists, panels, readers) of each consistent layer, and
-        #: once for each window in it; panels: those that q holds; readers: with regions, as of `attention.read`
+        #: once for each window in it; panels: those that q holds; readers: of `attention.read`
         self.watch = None
 
     @classmethod

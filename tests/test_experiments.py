@@ -90,7 +90,7 @@ def test_only_what_cannot_be_measured_from_a_clone_may_be_of_earlier_weights():
 #: a record holds no fewer stories
 LEAST = {"consistency": 60, "identity": 48, "lora": 100, "sharing": 16, "failures": 12, "comparison": 16}
 LEAST |= {"long_stories": 4, "repeats": 20, "motion": 350, "spaces": 84, "video": 200, "passages": 15}
-LEAST |= {"cast": 16, "regions": 40, "defaults": 30, "neighbours": 2}
+LEAST |= {"cast": 16, "regions": 40, "together": 20, "defaults": 30, "neighbours": 2}
 
 
 @pytest.mark.parametrize("name", experiments.EXPERIMENTS)

@@ -14,6 +14,7 @@ from storydiff_lite.attention import ConsistentSelfAttention, out, project
 from storydiff_lite.attention_maps import AttentionRecorder
 from storydiff_lite.cast import may_read
 from storydiff_lite.experiments import regions as experiment
+from storydiff_lite.experiments import together
 from storydiff_lite.identity import IdentityReader, one_trigger
 from storydiff_lite.places import boxes
 from storydiff_lite.regions import Regions, RegionTexts, own_words
@@ -268,8 +269,8 @@ def test_alone_and_in_a_batch(tiny_pipe):
     stories = [parse(STORY), parse(STORY.replace("[A] and [B] walking", "[A] walking"))]
     call = {"num_inference_steps": 2, "output_type": "latent", "apart": "regions"}
     both = tiny_pipe.tell_many(stories, (0, 1), **call)
-    for seed, (story, together) in enumerate(zip(stories, both, strict=True)):
-        assert torch.allclose(tiny_pipe(story, seed=seed, **call).images, together.images, atol=1e-4)
+    for seed, (story, batched) in enumerate(zip(stories, both, strict=True)):
+        assert torch.allclose(tiny_pipe(story, seed=seed, **call).images, batched.images, atol=1e-4)
 
 
 def test_what_cannot_be_drawn_is_refused_before_anything_is(tiny_pipe):
@@ -543,3 +544,54 @@ def test_a_character_stays_itself_beside_another():
     assert change("self", "words, rate 1", "regions")[1] > 0
     leak, chance = (record["summary"]["regions"][k][0] for k in ("leak", "chance"))
     assert leak <= chance + 0.05
+
+
+# ------------------------------------------------------------------------ three, and two after their pictures
+
+
+@pytest.mark.parametrize("who", [2, 3])
+def test_stories_of_several_leave_looks_to_pictures(who):
+    for i in range(8):
+        cast = together.characters(i, who)
+        assert len({c.species for c in cast}) == who and all(map(world.withheld, cast))
+        assert all(len({getattr(c, k) for c in cast}) == who for k in together.FREE)
+        panels, told = together.story_of(i, who, " img")
+        assert [p.characters for p in panels[:who]] == [(name,) for name in "ABC"[:who]]
+        for panel, present, (actions, scene) in zip(panels, together.shown(who), told, strict=True):
+            assert len(panel.characters) == len(actions) == panel.prompt.count(" img") == len(present)
+            said = world.mentioned(panel.prompt.replace(" img", ""))
+            assert set(said) == {"species", "action", "scene"} and said["scene"] == scene
+        albums = together.albums(i, who)
+        assert [*albums] == [*"ABC"[:who]] and {len(x) for x in albums.values()} == {together.REFERENCES}
+
+
+def test_parts_are_taken_for_whom_they_show():
+    cat, bear, dog = ({"species": s} for s in ("cat", "bear", "dog"))
+    assert together.sorted_out([dog, cat, bear], ["cat", "bear", "dog"]) == [cat, bear, dog]
+    assert together.sorted_out([dog, dog, bear], ["cat", "bear", "dog"]) == [dog, dog, bear]
+
+
+def test_parts_stand_where_the_world_puts_them():
+    """A part's middle column is that of its place, in a picture whose columns count up."""
+    images = (torch.arange(128) / 128).expand(1, 3, 128, 128)
+    for who in (2, 3):
+        parts = together.parts_of(images, who)
+        middles = [float(part[0, 0, 0, part.shape[-1] // 2]) for part in parts]
+        assert middles == pytest.approx([(k + 0.5) / who for k in range(who)], abs=0.01)
+
+
+def test_the_record_of_several_says_what_chapter_10_says():
+    """Three do not come out; of two, pictures by regions are followed more than by words, at a price."""
+    record = experiments.load("together")
+    assert record["settings"] == together.together_settings()
+    found, change = record["summary"], partial(experiments.change, record)
+    assert max(found[f"three, {way}"]["all"][2] for way in ("plain", "words", "regions")) < 0.5
+    assert change("self", "three, words", "three, regions")[1] > 0
+    assert change("right", "pictures, words", "pictures, regions")[1] > 0
+    assert change("exchanged", "pictures, words", "pictures, regions")[2] < 0
+    for kind in ("all", "action"):
+        assert change(kind, "two, no pictures", "pictures, regions")[2] < 0
+        low, high = change(kind, "two, no pictures", "pictures, regions, no LoRA")[1:]
+        assert low <= 0 <= high
+    low, high = change("right", "two, no pictures", "pictures, regions, no LoRA")[1:]
+    assert low <= 0 <= high

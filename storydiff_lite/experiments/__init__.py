@@ -19,6 +19,7 @@ from . import (
     repeats,
     sharing,
     spaces,
+    together,
     video,
 )
 from .consistency import measure, settings, story
@@ -26,5 +27,5 @@ from .identity import identity_settings, measure_identity, people
 from .records import change, load, mean_and_interval, quote, summary
 
 _MODULES = consistency, identity, lora, sharing, failures, comparison, long_stories, repeats, motion
-_MODULES += spaces, video, passages, cast, regions, defaults, neighbours
+_MODULES += spaces, video, passages, cast, regions, together, defaults, neighbours
 EXPERIMENTS = {module.__name__.rpartition(".")[2]: module.EXPERIMENT for module in _MODULES}

@@ -72,15 +72,16 @@ def cast_settings() -> dict[str, dict]:
     return out | {name: {"consistency": 0.5, "rule": name} for name in RULES}
 
 
-def crops(images):
+def crops(images, places=PLACES):
     """Left and right character of pictures [B, 3, S, S]: a square around the place where each of two stands
     (`world.random_actor`), as large beside its character as a picture of one; edges are repeated outwards.
+    ``places``: of others than two, in picture widths.
     """
     s = images.shape[-1]
     side = round(CROP * s)
     wide = F.pad(images, (side,) * 4, mode="replicate")
     bottom = side + round((FEET + (1 - FEET) * CROP) * s)
-    lefts = (side + round((x * s) - side / 2) for x in PLACES)
+    lefts = (side + round((x * s) - side / 2) for x in places)
     return tuple(wide[..., bottom - side : bottom, x : x + side] for x in lefts)
 
 
