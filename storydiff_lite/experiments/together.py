@@ -28,7 +28,7 @@ from ..judge import FREE
 from ..story import Panel
 from ..training.data import draw as rendered
 from .cast import crops
-from .consistency import STEPS, story_experiment
+from .consistency import ALL_GUIDED, STEPS, story_experiment
 from .neighbours import clock, with_seconds
 from .records import clean_panels, mean_agreement, reading
 
@@ -50,6 +50,7 @@ def together_settings() -> dict[str, dict]:
     for way in ("words", "regions"):
         out[f"pictures, {way}"] = {"who": 2, "consistency": RATE, "apart": way, "pictures": True}
     out["pictures, regions, no LoRA"] = out["pictures, regions"] | {"lora": False}
+    out["pictures, regions, all steps guided"] = out["pictures, regions"] | ALL_GUIDED
     return out
 
 
