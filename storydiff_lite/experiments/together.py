@@ -50,7 +50,7 @@ def together_settings() -> dict[str, dict]:
     for way in ("words", "regions"):
         out[f"pictures, {way}"] = {"who": 2, "consistency": RATE, "apart": way, "pictures": True}
     out["pictures, regions, no LoRA"] = out["pictures, regions"] | {"lora": False}
-    out["pictures, regions, all steps guided"] = out["pictures, regions"] | ALL_GUIDED
+    out["pictures, regions, all guided"] = out["pictures, regions"] | ALL_GUIDED
     return out
 
 
