@@ -24,6 +24,7 @@ from test_chapters import each_chapter, good
 
 from storydiff_lite import exercises
 
+CALL = r'exercises\.check\(\s*"[\w-]+", (\w+)(?:, \w+)*\s*\)'
 ANSWER = re.compile(re.escape(BEGIN) + r"[^\n]*\n(.*?)" + r"[ \t]*" + re.escape(END), re.S)
 
 
@@ -108,7 +109,7 @@ def test_stubs_fail_their_checks(path, tmp_path, monkeypatch):
     for i in checks:
         stub, check = cells[i - 1].source, cells[i].source
         (answer,) = re.findall(r"^def (\w+)", stub, re.M)
-        assert re.fullmatch(r'exercises\.check\("[\w-]+", (\w+)(?:, \w+)*\)', check.strip())[1] == answer
+        assert re.fullmatch(CALL, check.strip())[1] == answer
         exec(stub, names)
         with pytest.raises(NotImplementedError):
             exec(check, names)
