@@ -128,8 +128,8 @@ def test_retelling_elsewhere_says_so(run, monkeypatch):
 def test_all_settings_reach_the_pipeline(run):
     asked = "--consistency .25 --layers all --schedule released --window 2 --guidance 1.5 --negative rain "
     asked += (
-        "--guidance-rescale .5 --same-noise --start-merge-step .5 --height 40 --width 48 --long-story passes "
-        "--generator portable --picks random --apart words"
+        "--guidance-start .1 --guidance-stop .8 --guidance-rescale .5 --same-noise --start-merge-step .5 "
+        "--height 40 --width 48 --long-story passes --generator portable --picks random --apart words"
     )
     assert run("tell", "story.txt", "--out", "a.png", "--steps", 2, *asked.split())[0] == 0
     settings = read_recipe("a.png")[0].settings
@@ -143,6 +143,8 @@ def test_all_settings_reach_the_pipeline(run):
         "apart": "words",
         "num_inference_steps": 2,
         "guidance_scale": 1.5,
+        "guidance_start": 0.1,
+        "guidance_stop": 0.8,
         "guidance_rescale": 0.5,
         "negative_prompt": "rain",
         "same_noise": True,
