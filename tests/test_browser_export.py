@@ -20,7 +20,7 @@ from storydiff_lite import weights, world
 from storydiff_lite.attention import reading_lists
 from storydiff_lite.browser import export, modules, runtime, site, storage
 from storydiff_lite.cast import may_read
-from storydiff_lite.guidance import guide
+from storydiff_lite.guidance import guide, guided_steps
 from storydiff_lite.int8 import round_weights
 from storydiff_lite.neighbours import watched_layers
 from storydiff_lite.neighbours.subject import word_share
@@ -403,7 +403,8 @@ def page_story(pipe, sessions, meta, story, seed, steps, rate, layers, guidance=
             said=np.zeros((2 * f, 77), np.float32),
             **reading(lists, TOKENS),
         )
-        v = guide(torch.from_numpy(v[:f]), torch.from_numpy(v[f:]), guidance)
+        scale = guidance if step in guided_steps(steps, *meta["defaults"]["guided"]) else 1.0
+        v = guide(torch.from_numpy(v[:f]), torch.from_numpy(v[f:]), scale)
         x = scheduler.step(v, t, torch.from_numpy(x), return_dict=False)[0].numpy()
     (pixels,) = ask(sessions["decoder"], "pixels", latents=x)
     return np.rint(pixels).astype(np.uint8).transpose(0, 2, 3, 1)

@@ -589,9 +589,11 @@ def test_the_record_of_several_says_what_chapter_10_says():
     assert change("self", "three, words", "three, regions")[1] > 0
     assert change("right", "pictures, words", "pictures, regions")[1] > 0
     assert change("exchanged", "pictures, words", "pictures, regions")[2] < 0
+    alone, both = "pictures, regions, no LoRA", "pictures, regions, all guided"
     for kind in ("all", "action"):
         assert change(kind, "two, no pictures", "pictures, regions")[2] < 0
-        low, high = change(kind, "two, no pictures", "pictures, regions, no LoRA")[1:]
-        assert low <= 0 <= high
-    low, high = change("right", "two, no pictures", "pictures, regions, no LoRA")[1:]
+        assert change(kind, "pictures, regions", both)[1] > 0 > change(kind, "two, no pictures", both)[2]
+    low, high = change("all", "two, no pictures", alone)[1:]
     assert low <= 0 <= high
+    for less in ("pictures, regions", alone):
+        assert change("right", less, both)[1] > 0
