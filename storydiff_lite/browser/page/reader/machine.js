@@ -117,7 +117,7 @@ function build(root) {
     const value = (name) => (controls[name] ? controls[name].value() : lasting[name]);
     const options = Object.fromEntries(["rate", "steps", "guidance", "seed", "solver", "sameNoise", "layers", "apart", "picks"].map((n) => [n, value(n)]));
     options.layerNames = options.layers;
-    options.guided = controls.allSteps && controls.allSteps.value() ? [0, 1] : storyMachine.meta.defaults.guided;
+    options.guided = controls.allSteps && controls.allSteps.value() ? [0, 1] : undefined; // the model's own, which is not loaded yet
     if (controls.groups) {
       const groups = controls.groups.value();
       options.groups = groups;
@@ -143,7 +143,7 @@ function build(root) {
     const parts = [
       view.film ? `guidance ${o.guidance}` : o.rate ? `rate ${o.rate}` : "rate 0: each panel for itself",
       ...(o.variant ? [VARIANTS[o.variant]] : []), ...(o.rate && !view.film ? [`layers: ${where}`] : []),
-      ...(o.picks === "subject" && o.rate && o.rate < 1 ? ["picks of the subject"] : []), ...(o.regions ? [REGIONS[o.regions]] : []), `seed ${o.seed}`, ...(o.sameNoise ? ["same noise"] : []), ...(o.guided[1] === 1 && o.guidance > 1 ? ["guided from beginning to end"] : []), `${o.steps} ${o.steps === 1 ? "step" : "steps"}`, ...(o.solver === "ddim" ? ["DDIM"] : []),
+      ...(o.picks === "subject" && o.rate && o.rate < 1 ? ["picks of the subject"] : []), ...(o.regions ? [REGIONS[o.regions]] : []), `seed ${o.seed}`, ...(o.sameNoise ? ["same noise"] : []), ...(o.guided && o.guidance > 1 ? ["guided from beginning to end"] : []), `${o.steps} ${o.steps === 1 ? "step" : "steps"}`, ...(o.solver === "ddim" ? ["DDIM"] : []),
     ];
     return parts.join(" · ") + (seconds ? ` · ${seconds.toFixed(1)} s` : "");
   }

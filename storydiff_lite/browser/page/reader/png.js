@@ -61,8 +61,9 @@ function comicCanvas({ pictures, captions, side }) {
 }
 /** What `storydiff retell` reads: tell/recipe.py. */
 function recipeOf(story, { rate, steps, guidance, guided, sameNoise, layerNames, seed, apart, picks }) {
+  const [from, to] = guided || storyMachine.meta.defaults.guided;
   const settings = {
-    consistency: rate, num_inference_steps: steps, guidance_scale: guidance, guidance_start: guided[0], guidance_stop: guided[1],
+    consistency: rate, num_inference_steps: steps, guidance_scale: guidance, guidance_start: from, guidance_stop: to,
     same_noise: Boolean(sameNoise),
     layers: layerNames, picks, apart, generator: "portable",
   };
