@@ -7,9 +7,9 @@ import torch
 def guided_steps(steps, start=0.0, stop=1.0):
     """Which of the denoising steps are guided: those from the share ``start`` on and before ``stop``.
 
-    In the first steps nothing is decided yet: what may stand on the left or on the right is a little of both,
-    and guidance makes much of both of them, two balloons for one.  In the last ones there is nothing left to
-    decide.  An unguided step costs half.
+    Guided in the first steps too, the micro model often draws two balloons for one (chapter 04).  A likely
+    reason: it is not decided yet where a thing stands, and guidance makes much of every place that it may
+    have.  An unguided step costs half.
 
     Parameters
     ----------

@@ -340,8 +340,8 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         f = len(stories[0])
         inputs.check(settings, self.scheduler, self._callback_tensor_inputs)
         negatives = settings.negatives(f)
-        steps, guidance = default_steps(self.scheduler), self.guidance_interval(settings)
-        steps = settings.num_inference_steps or steps
+        steps = settings.num_inference_steps or default_steps(self.scheduler)
+        guidance = self.guidance_interval(settings)
         plan = StoryPlan.of(self, stories, seeds, settings, id_images, steps, height / width)
         self._guidance_scale, self._guidance_rescale = settings.guidance_scale, settings.guidance_rescale
         self._interrupt = False

@@ -39,7 +39,7 @@ RESUMABLE = (
     "LCMScheduler",
     "TCDScheduler",
 )
-#: the shares of the steps between which the micro model is guided: the best on validation stories
+#: the shares of the steps between which the micro model is guided: the cleanest on validation stories
 GUIDED = (0.25, 0.75)
 #: how strongly the frames between two panels of a story are redrawn: the best on validation stories
 REFINE = 0.5
