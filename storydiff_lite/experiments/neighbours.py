@@ -1,8 +1,7 @@
 """StoryDiffusion beside its neighbours, on one model, with one judge (chapter 12).
 
-Stories of four panels, each under one seed, in 12 steps, all of them guided; the same stories in every
-setting.  Prompts leave the looks free, but for settings with a ``text``: there panel 1, or every panel, names
-them.
+Stories of four panels, each under one seed, in 12 steps; the same stories in every setting.  Prompts leave
+the looks free, but for settings with a ``text``: there panel 1, or every panel, names them.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ import torch
 
 from .. import neighbours, weights, world
 from ..judge import FREE
-from .consistency import ALL_GUIDED, STEPS, story, story_experiment
+from ..story import Panel
+from .consistency import STEPS, story, story_experiment
 from .records import interval, judged, short, summary
 
 KINDS = ("agreement", "fidelity", "clean", "scene", "named")
@@ -59,11 +59,15 @@ def described(i: int) -> tuple[world.Character, str]:
     return character, world.describe(character, set(FREE))
 
 
-def prompts_of(i: int, text=None) -> list[str]:
-    """The i-th story; with a text, its first panel names the looks, or every panel does."""
+def prompts_of(i: int, text=None) -> list[str | Panel]:
+    """The i-th story; with a text, its first panel names the looks, or every panel does, or the first one's
+    are carried to the others.
+    """
     panels, (_, phrase) = story(i), described(i)
     short_form, names = " ".join(panels[0].split()[:2]), {None: 0, "every": len(panels)}.get(text, 1)
-    return [p.replace(short_form, phrase, 1) if j < names else p for j, p in enumerate(panels)]
+    named = [p.replace(short_form, phrase, 1) for p in panels[:names]]
+    rest = panels[names:]
+    return named + ([Panel(p, carried=(short_form, phrase)) for p in rest] if text == "carried" else rest)
 
 
 def noun(prompt: str) -> str:
@@ -87,10 +91,8 @@ def plan_of(pipe, setting: dict, prompts, match=None):
     return partial(getattr(neighbours, setting["plan"]), **more)
 
 
-def encoder_of(setting: dict, i: int):
-    """The prompt encoder of a setting for the i-th story, or None for the pipeline's own."""
-    if setting.get("text") == "carried":
-        return partial(neighbours.CarriedText, phrases={" ".join(story(i)[0].split()[:2]): described(i)[1]})
+def encoder_of(setting: dict):
+    """The prompt encoder of a setting, or None for the pipeline's own."""
     if "encoder" in setting:
         more = {k: setting[k] for k in ("svr", "ipca") if k in setting}
         return partial(getattr(neighbours, setting["encoder"]), **more)
@@ -105,13 +107,12 @@ def draw(pipe, setting: dict, i: int, seed=None, **call):
     """
     seed, prompts, match = i if seed is None else seed, prompts_of(i, setting.get("text")), None
     call = {"num_inference_steps": STEPS, "seed": seed, "consistency": setting["consistency"]} | call
-    call = ALL_GUIDED | call
     call |= {k: setting[k] for k in ("layers",) if k in setting}
     if setting.get("match"):
         once = {k: v for k, v in setting.items() if k != "match"}
         first = draw(pipe, once, i, **call | {"output_type": "latent"})
         match = neighbours.matches(neighbours.dift(pipe, first.images, prompts), len(prompts))
-    with neighbours.drawing(pipe, plan_of(pipe, setting, prompts, match), encoder_of(setting, i)):
+    with neighbours.drawing(pipe, plan_of(pipe, setting, prompts, match), encoder_of(setting)):
         return pipe(prompts, **call)
 
 
@@ -227,6 +228,6 @@ EXPERIMENT = story_experiment(
     KINDS,
     summarize=with_seconds,
     then=lambda pipe, judge, stories: {"masks": masks(pipe, 2 * stories)},
-    stories=60,
+    stories=100,
     golden=("StyleAligned", "ConsiStory: noun, dropout", "subject picks, 0.16", "named once, carried"),
 )

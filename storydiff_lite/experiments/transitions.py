@@ -26,7 +26,6 @@ from ..training.unet import LOOKS, noise_schedule, sizes
 from ..training.video import FRAMES, encode, micro, prepared, start_predictor
 from ..video.refine import refine
 from . import finder
-from .consistency import ALL_GUIDED
 from .records import summary
 
 #: what the judge reads of a character
@@ -265,7 +264,7 @@ def stories(split, n, device="cpu"):
         scenes = scenes if i % 2 else [scenes[0]] * 2
         looks = world.describe(character, LOOKS)
         prompts = [f"{looks} {does} {where}" for does, where in zip(actions, scenes, strict=True)]
-        panels = pipe(prompts, seed=i, consistency=1, layers="all", output_type="pt", **ALL_GUIDED).images
+        panels = pipe(prompts, seed=i, consistency=1, layers="all", output_type="pt").images
         frames[i, [0, -1]] = (panels.float().cpu() * 255).round().byte()
         items.append(Story((character,), prompts[1]))
     return items, frames
