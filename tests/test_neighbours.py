@@ -590,9 +590,14 @@ def test_stories_say_the_looks_as_often_as_their_setting_asks():
         )
         for text, times in ((None, 0), ("once", 1), ("carried", 1), ("every", 4)):
             prompts = experiment.prompts_of(i, text)
+            carried = [getattr(p, "carried", None) for p in prompts]
+            prompts = [getattr(p, "prompt", p) for p in prompts]
             assert [p.startswith(phrase) for p in prompts] == [True] * times + [False] * (4 - times)
             plain = [world.mentioned(p) for p in experiments.story(i)]
             assert [world.mentioned(p)["scene"] for p in prompts] == [m["scene"] for m in plain]
+            # where the phrase is written it is not carried too: "a girl with ..." begins with "a girl"
+            short = " ".join(experiments.story(i)[0].split()[:2])
+            assert carried == [None] + [(short, phrase) if text == "carried" else None] * 3
 
 
 def test_settings_name_what_is_there(tiny_pipe):
@@ -601,7 +606,7 @@ def test_settings_name_what_is_there(tiny_pipe):
         plan = experiment.plan_of(tiny_pipe, setting, prompts)
         assert (plan is None) == ("plan" not in setting)
         assert plan is None or plan(torch.ones(4, 4, dtype=torch.bool), 1.0).seeds == (0,)
-        made = experiment.encoder_of(setting, 0)
+        made = experiment.encoder_of(setting)
         assert made is None or isinstance(encoder(tiny_pipe, made), PromptEncoder)
     known = set(experiment.neighbours_settings())
     assert set(experiment.EXPERIMENT.golden) <= known
