@@ -20,6 +20,7 @@ import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from .places import write_place
 from .settings import DTYPES, StorySettings, VideoSettings, options
 
 
@@ -173,7 +174,10 @@ def _check(args):
     for name, description in story.cast.items():
         _print(f"[{name}] {description}" + ("   (in no panel)" if name in story.missing else ""))
     for number, panel in enumerate(story.panels, 1):
-        names = ", ".join(panel.characters) or ("nobody" if panel.no_character else "")
+        names = [*panel.characters]
+        if panel.places:
+            names = [f"{name} {write_place(place)}" for name, place in zip(names, panel.places, strict=True)]
+        names = ", ".join(names) or ("nobody" if panel.no_character else "")
         names = " is ".join(panel.carried) if panel.carried else names
         _print(f"{number:3}. {panel.prompt}" + (f"   ({names})" if names else ""))
         if panel.text != panel.prompt:
@@ -278,7 +282,9 @@ def _parser():
     parser = argparse.ArgumentParser(
         prog="storydiff",
         description="Tell a story in pictures that keep its characters the same.",
-        epilog="A story: '[Name] description' lines, an empty line, one panel a line: 'prompt # caption'.",
+        epilog="A story: '[Name] description' lines, an empty line, one panel a line: 'prompt # caption'. "
+        "Where several stand, for --apart regions: '[Bo] left and [Mia] right', or a box in percent (left, "
+        "top, right, bottom), '[Bo] at 0 20 50 100'.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 

@@ -15,7 +15,7 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import
 from diffusers.utils.torch_utils import randn_tensor
 
 from .adapters import use_lora
-from .guidance import guide, guided_steps, rescale
+from .guidance import guide, guided_steps, rescale, scale_embedding
 from .prompts import LazyPromptEmbeds
 from .schedule import stable_random
 from .windows import Pass
@@ -54,7 +54,8 @@ def denoise(
     passes : list of Pass
         Of each step, as of `windows.passes`.
     merge, first : int
-        The first step (from 0) that reads the identity; the first to do (others were done in another call).
+        The first of the timesteps (from 0) that reads the identity; the first to do (others were done in
+        another call).
     callback, callback_inputs
         ``callback(pipe, step, t, tensors) -> tensors`` after each step; names of the tensors that it gets.
     guidance : (float, float)
@@ -64,7 +65,7 @@ def denoise(
     -------
     Tensor [B, 4, h, w]
     """
-    guided = guided_steps(len(timesteps), *guidance)
+    guided = guided_steps(len(timesteps), *guidance, scheduler.order)
     latents = latents() if callable(latents) else latents
     with use_lora(pipe.unet, False), pipe.progress_bar(total=len(timesteps)) as bar:
         for i, t in enumerate(timesteps):
@@ -108,11 +109,12 @@ def predict(unet, x, t, conditioning, plan, step, passes, guidance_scale, guidan
         plan.now = Pass(step, held, role)
         rows = torch.arange(len(x), device=x.device).view(-1, panels)[:, held.start : held.stop].flatten()
         states, pooled, sizes = conditioning.rows(rows)  # [H R, 77, D], [H R, P], [H R, 6]
-        noisy = x if len(rows) == len(x) else x[rows]
+        noisy = torch.cat([x if len(rows) == len(x) else x[rows]] * len(conditioning.halves))
         pred = unet(
-            torch.cat([noisy] * len(conditioning.halves)),  # [H R, 4, h, w]
+            noisy,  # [H R, 4, h, w]
             t,
             encoder_hidden_states=states,
+            timestep_cond=scale_embedding(unet, guidance_scale, noisy),
             added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes},
             return_dict=False,
         )[0]
@@ -247,8 +249,9 @@ def _same_shape(changed, latents):
 # ------------------------------------------------------------------------------------------ where it begins
 
 
-def begin(scheduler, steps, device, eta=0.0, generator=None):
-    """A copy of a scheduler, for one call: it, its timesteps [T], and the arguments of its ``step``.
+def begin(scheduler, steps, device, eta=0.0):
+    """A copy of a scheduler, for one call: it, its timesteps [T], and the arguments of its ``step``, of
+    which a ``generator`` is still to be filled in.
 
     Raises
     ------
@@ -261,7 +264,7 @@ def begin(scheduler, steps, device, eta=0.0, generator=None):
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
     known = inspect.signature(scheduler.step).parameters
-    arguments = {k: v for k, v in {"eta": eta, "generator": generator}.items() if k in known}
+    arguments = {k: v for k, v in {"eta": eta, "generator": None}.items() if k in known}
     if "eta" in arguments:
         arguments["eta"] = _safe_eta(scheduler, timesteps, eta)
     return scheduler, timesteps, arguments

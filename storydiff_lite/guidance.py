@@ -2,9 +2,10 @@
 with it."""
 
 import torch
+from diffusers.models.embeddings import get_timestep_embedding
 
 
-def guided_steps(steps, start=0.0, stop=1.0):
+def guided_steps(calls, start=0.0, stop=1.0, order=1):
     """Which of the denoising steps are guided: those from the share ``start`` on and before ``stop``.
 
     Guided in the first steps too, the micro model often draws two balloons for one (chapter 04).  A likely
@@ -13,14 +14,18 @@ def guided_steps(steps, start=0.0, stop=1.0):
 
     Parameters
     ----------
-    steps : int
+    calls : int
+        Of the U-Net: as many as there are steps, where each takes one.
     start, stop : float
         0 to 1.
+    order : int
+        Calls that a step takes: 2 of Heun's method, whose last step takes one.  All of a step are guided, or
+        none.
 
     Returns
     -------
     range
-        Of step numbers, from 0.
+        Of the numbers of calls, from 0.
 
     Notes
     -----
@@ -30,7 +35,8 @@ def guided_steps(steps, start=0.0, stop=1.0):
     >>> list(guided_steps(12, 0.25, 0.75))
     [3, 4, 5, 6, 7, 8]
     """
-    return range(round(start * steps), round(stop * steps))
+    steps = -(-calls // order)
+    return range(round(start * steps) * order, round(stop * steps) * order)
 
 
 def guide(uncond, cond, scale):
@@ -89,3 +95,29 @@ def rescale(guided, cond, amount):
     spread, wanted = guided.std(dim=axes, keepdim=True), cond.std(dim=axes, keepdim=True)  # [B, 1, ...]
     rescaled = guided * torch.where(spread > 0, wanted / spread, torch.ones_like(spread))  # Eq. 15
     return amount * rescaled + (1 - amount) * guided  # Eq. 16
+
+
+def reads_scale(unet):
+    """Whether a U-Net was distilled from a guided one, and is told the scale: then there are no halves."""
+    return unet.config.time_cond_proj_dim is not None
+
+
+def scale_embedding(unet, scale, like):
+    """What such a U-Net reads of the scale, for a batch ``like`` [B, ...]; None for any other U-Net.
+
+    Returns
+    -------
+    Tensor [B, time_cond_proj_dim], optional
+        Sines and cosines of ``1000 * (scale - 1)``.
+
+    Notes
+    -----
+    Guided distillation (2210.03142), section 3; latent consistency models (2310.04378), which count the scale
+    from 0.
+    """
+    if not reads_scale(unet):
+        return None
+    told = 1000 * torch.tensor([scale - 1.0], device=like.device)
+    width = unet.config.time_cond_proj_dim
+    told = get_timestep_embedding(told, width, downscale_freq_shift=1)  # [1, width]
+    return told.to(like.dtype).expand(len(like), -1)

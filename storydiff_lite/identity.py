@@ -387,7 +387,7 @@ class IdentityReader:
                     text = one_trigger(panel.prompt, self.trigger_word, pictured.index(name))
                     texts_of[name].append((j, r, text))
                 else:
-                    text = " ".join("".join(_parts(panel.prompt, self.trigger_word)).split())
+                    text = without_trigger(panel.prompt, self.trigger_word)
                     found.append((j, r, self.prompts([text])[0][0]))
         for name, theirs in texts_of.items():
             read = self.read([text for *_, text in theirs], images[name]) if theirs else []
@@ -398,6 +398,11 @@ class IdentityReader:
 def _parts(prompt, trigger_word):
     """A prompt, cut where its trigger word stands."""
     return re.split(rf"\b{re.escape(trigger_word)}\b", prompt)
+
+
+def without_trigger(prompt, trigger_word="img"):
+    """The prompt without its trigger words."""
+    return " ".join("".join(_parts(prompt, trigger_word)).split())
 
 
 def one_trigger(prompt, trigger_word, which=0):

@@ -23,7 +23,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from .places import WORDS
+from .places import SAID
 
 PRONOUNS = ("he", "she", "it")
 #: words that go on with how somebody looks; behind the first of them stands no noun of who it is
@@ -189,7 +189,7 @@ class Mentions:
                 there.append(who)
                 said.append(text[at : len(text) - len(rest)])
                 text, end = f"{text[:at]}[{who}]{rest}", at + len(who) + 2
-            if not (joined := re.match(rf"( ({'|'.join(WORDS[3])}))? and ", text[end:], re.I)):
+            if not (joined := re.match(rf"( {SAID})? and ", text[end:], re.I)):
                 break
             at = end + joined.end()
         names = tuple(dict.fromkeys(map(self.key, _NAME.findall(text))))

@@ -29,7 +29,7 @@ class Panel:
         bear", "a grey bear in a red outfit")``, see `mentions` and `neighbours.carried`.
     places : tuple, optional
         Where each of several characters stands: ``"left"``, ``"middle"``, ``"right"``, or a box; side by side
-        in order of mention by default (`places.boxes`).
+        in order of mention by default (`places.boxes`).  For ``apart="regions"`` and ``"isolated"``.
     described : tuple of str, optional
         The words of the prompt that describe each of several characters, who else's region does not read
         them (`regions.own_words`).

@@ -15,6 +15,7 @@ from diffusers.utils import BaseOutput
 from . import cast, weights
 from .autoencoder import precise, to_pixels
 from .denoising import Conditioning, begin, denoise, initial_noise
+from .guidance import guided_steps, reads_scale
 from .identity import IdentityPrompt
 from .inputs import CallInputs
 from .int8 import round_weights
@@ -307,6 +308,13 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         own = {f.name for f in fields(CallInputs)} & call.keys() - {"generator"}  # its name is a setting
         inputs = CallInputs(**{name: call.pop(name) for name in own})
         settings = StorySettings(**call)
+        if inputs.recorder is not None and len(stories) > 1:
+            raise ValueError(
+                f"A recorder keeps one story, and there are {len(stories)}: call pipe(story, recorder=...) "
+                "for each, with a recorder of its own."
+            )
+        for story in stories:  # before any is drawn
+            settings.negatives(len(story))
         id_images = [None] * len(stories) if id_images is None else list(id_images)
         if len(id_images) != len(stories):
             raise ValueError(
@@ -342,7 +350,10 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         negatives = settings.negatives(f)
         steps = settings.num_inference_steps or default_steps(self.scheduler)
         guidance = self.guidance_interval(settings)
-        plan = StoryPlan.of(self, stories, seeds, settings, id_images, steps, height / width)
+        scheduler, timesteps, step_arguments = begin(
+            self.scheduler, steps, self._execution_device, settings.eta
+        )
+        plan = StoryPlan.of(self, stories, seeds, settings, id_images, scheduler, height / width)
         self._guidance_scale, self._guidance_rescale = settings.guidance_scale, settings.guidance_rescale
         self._interrupt = False
         self._clip_skip = self._cross_attention_kwargs = self._denoising_end = None
@@ -354,9 +365,8 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         if settings.generator == "portable" and noise is None:
             noise = portable_noise(seeds, f, shape, settings.same_noise)
         latents, generator = initial_noise(seeds, f, shape, settings.same_noise, inputs.generator, noise)
-        scheduler, timesteps, step_arguments = begin(
-            self.scheduler, steps, self._execution_device, settings.eta, generator
-        )
+        if "generator" in step_arguments:
+            step_arguments["generator"] = generator
         latents = latents.to(self._execution_device, conditioning.add_time_ids.dtype)
         latents = latents * scheduler.init_noise_sigma
         first, *start = inputs.begun(latents, len(timesteps))  # a step, [B, 4, h, w]
@@ -492,16 +502,22 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
 
     def guidance_interval(self, settings):
         """The shares of the steps (start, stop) between which a story is guided; what its settings leave open
-        is this pipeline's own.  ValueError where there is nothing between them.
+        is this pipeline's own.  ValueError where no step lies between them.
         """
         start, stop = (
             getattr(self.config, name) if getattr(settings, name) is None else getattr(settings, name)
             for name in ("guidance_start", "guidance_stop")
         )
-        if start >= stop and settings.guidance_scale > 1:
+        if self.unet is not None and reads_scale(self.unet) and (start, stop) != (0, 1):
             raise ValueError(
-                f"guidance_start is {start} and guidance_stop {stop}: no step would be guided. Give a start "
-                "before the stop, or guidance_scale=1 for no guidance."
+                f"guidance_start is {start} and guidance_stop {stop}: this U-Net was distilled from a guided "
+                "one and is told guidance_scale in every step. Leave both limits out."
+            )
+        steps = settings.num_inference_steps or default_steps(self.scheduler)
+        if settings.guidance_scale > 1 and not guided_steps(steps, start, stop):
+            raise ValueError(
+                f"guidance_start is {start} and guidance_stop {stop}: of {steps} steps no step would be "
+                "guided. Give a start well before the stop, or guidance_scale=1 for no guidance."
             )
         return start, stop
 

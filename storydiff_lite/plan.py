@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +32,7 @@ class StoryPlan:
     prompts : list of B str or Carried
         What each reads of the text.
     identity_prompts : list of B IdentityPrompt or None
-        What it reads from step ``merge`` (from 0) on, where there are pictures of a person.
+        What it reads from call ``merge`` of the U-Net (from 0) on, where there are pictures of a person.
     merge : int
     texts : RegionTexts, optional
         What regions read instead of their panel's prompt.
@@ -45,7 +46,7 @@ class StoryPlan:
     texts: RegionTexts | None = None
 
     @classmethod
-    def of(cls, pipe, stories, seeds, settings, id_images, steps, aspect):
+    def of(cls, pipe, stories, seeds, settings, id_images, scheduler, aspect):
         """Of a pipeline and the arguments of its call.
 
         Parameters
@@ -56,7 +57,8 @@ class StoryPlan:
         settings : StorySettings
         id_images : list of S
             For each story its pictures, or None, as of a call.
-        steps : int
+        scheduler : diffusers scheduler
+            As of `denoising.begin`: it knows its timesteps.
         aspect : float
             Height over width of the pictures.
 
@@ -78,10 +80,18 @@ class StoryPlan:
         id_images = [reader.pictures(images) for images in id_images]
         if any(id_images):
             pipe.check_identity_lora()
-        merge = settings.first_merged_step(steps, warn=any(id_images))
+        steps = -(-len(scheduler.timesteps) // scheduler.order)  # each of so many calls of the U-Net
+        merge = settings.first_merged_step(steps, warn=any(id_images)) * scheduler.order
         for story, images in zip(stories, id_images, strict=True):
             _check_carried(story, images, pipe.trigger_word)
 
+        placed = [j % f + 1 for j, panel in enumerate(panels) if panel.places]
+        if placed and settings.apart == "words":
+            warnings.warn(
+                f"Panel {placed[0]} says where its characters stand, and apart='words' does not look at it: "
+                "give apart='regions' (--apart regions), or leave the places out.",
+                stacklevel=6,
+            )
         sharing = settings.consistency > 0
         through = passes(f, settings.window, settings.long_story, sharing)
         in_layers = settings.window if len(through) == 1 else None  # several passes are the windows

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import torch
 
 from . import cast
-from .places import boxes
+from .places import boxes, write_place
 from .schedule import grid_of
 
 #: how many times a token of another panel counts beside one of the panel's own.  A panel of two has all of
@@ -47,6 +47,7 @@ class Regions:
         several = [any(len(panel.characters) > 1 for panel in story) for story in stories]
         self.times = [times if some else 1 for some in several]  # a story without them is as it was
         self.boxes = [[_boxes(panel) for panel in story] for story in stories]
+        self.placed = [[panel.characters if panel.places else () for panel in story] for story in stories]
         parts = 1 + max(len(found) for story in self.boxes for found in story)  # the last one is nobody's
         self.may_read = torch.stack([_may_read(story, parts, rule) for story in stories])  # [S, F, P, F, P]
         named = torch.arange(parts) < parts - 1
@@ -55,7 +56,7 @@ class Regions:
         self._of = {}
 
     def of(self, n):
-        """The region of each token of a layer of n, LongTensor [S, F, n]."""
+        """The region of each token of a layer of n, LongTensor [S, F, n]; ValueError where one has none."""
         if n not in self._of:
             rows, columns = grid_of(n, self.aspect)
             y = ((torch.arange(rows) + 0.5) / rows)[:, None]
@@ -64,7 +65,15 @@ class Regions:
             for s, story in enumerate(self.boxes):
                 for i, panel in enumerate(story):
                     for r, (left, top, right, bottom) in enumerate(panel):
-                        found[s, i, (left <= x) & (x < right) & (top <= y) & (y < bottom)] = r
+                        inside = (left <= x) & (x < right) & (top <= y) & (y < bottom)
+                        if self.placed[s][i] and not inside.any():
+                            raise ValueError(
+                                f"Panel {i + 1}: the box of {self.placed[s][i][r]}, "
+                                f"{write_place(panel[r])!r}, holds the middle of none of a layer's "
+                                f"{rows} x {columns} tokens. Make it at least {-(-100 // columns)} percent "
+                                f"wide and {-(-100 // rows)} high."
+                            )
+                        found[s, i, inside] = r
             self._of[n] = found.flatten(2)
         return self._of[n]
 

@@ -107,7 +107,7 @@ class StorySettings:
     guidance_rescale : float
         0 to 1 (Lin et al. 2305.08891, Eq. 15-16); 0: off.
     negative_prompt : str, or list of F str and None, optional
-        For all panels, or one for each; a panel's own goes before it.
+        For all panels, or one for each; a panel's own goes before it.  Without guidance nothing reads it.
     same_noise : bool
         Start all panels from one noise instead of one each. (The released low-memory code sets the seed
         anew for each group of panels: its later panels share one noise, reference panels do not.)

@@ -10,9 +10,10 @@
 The first lines, up to an empty one, say who is who: ``[Name] description``. In a panel ``[Name]`` stands for
 that description; the panel shows one of the characters, or several. These stand side by side as they are
 named, unless a word behind each name says where: ``[Mia] right and [Bruno] left``, of three also
-``middle``. ``[NC]`` at the beginning of a panel: it shows nobody. What stands before ``#`` is drawn, what
-stands after it is printed under the panel; nothing is printed where nothing stands after it. ``【Name】`` and
-``＃``, of an East Asian keyboard, are read as ``[Name]`` and ``#``.
+``middle``. A box says it in percent of the picture, left, top, right, bottom: ``[Mia] at 0 40 50 100 and
+[Bruno] right``. ``[NC]`` at the beginning of a panel: it shows nobody. What stands before ``#`` is drawn,
+what stands after it is printed under the panel; nothing is printed where nothing stands after it.
+``【Name】`` and ``＃``, of an East Asian keyboard, are read as ``[Name]`` and ``#``.
 
 A panel may begin with "the bear", "he", "she" or "it" for somebody who was named before (`mentions`).
 
@@ -32,7 +33,7 @@ from dataclasses import dataclass, field
 
 from .mentions import Mentions
 from .panels import Panel
-from .places import boxes
+from .places import SAID, boxes, read_place
 from .sentences import sentences, spans
 
 __all__ = ["NC", "Panel", "Story", "StoryError", "as_panels", "parse", "read_story", "sentences"]
@@ -186,7 +187,7 @@ _DECLARATION = re.compile(rf"[\s{_UNSEEN}]*\[([^\[\]#]*)\]([^\[\]#]*)")  # one n
 _SEPARATORS = re.compile(r"[\s:：=|,，;；>→–—-]+")  # behind a name: "[Mia]: a cat", "[Mia] - a cat"
 _AFTER_NC = re.compile(r"(?:[:：]\s*|[–—-]\s+)+")  # "[NC]: the sea"; but "[NC] -5 degrees"
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
-_PLACE = re.compile(r"(\[[^\[\]]*\])\s+(left|middle|right)\b,?")  # "[Bo] left, waving"
+_PLACE = re.compile(rf"(\[[^\[\]]*\])\s+({SAID}),?")  # "[Bo] left, waving"
 _OPPOSITE = {"left": "right", "right": "left", "middle": "right"}
 _LIST_MARK = re.compile(rf"[\s{_UNSEEN}]*(?:(\d+)[.)]|([-*•]))\s+")  # "1. a bear reads", "- a bear reads"
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -252,7 +253,7 @@ def _name(text):
 def _without_places(text, said=()):
     """A text without the words for places behind its names, and behind those who are ``said`` otherwise."""
     names = "|".join([r"\[[^\[\]]*\]", *(rf"\b{re.escape(words)}" for words in said)])
-    return re.sub(rf"({names})\s+(?:{'|'.join(_OPPOSITE)})\b,?", r"\1", text)
+    return re.sub(rf"({names})\s+{SAID},?", r"\1", text)
 
 
 def _description(text):
@@ -423,13 +424,21 @@ class _Reader:
         return nobody, scene[m.end() :] if nobody and (m := _AFTER_NC.match(scene)) else scene
 
     def _places(self, prompt, names, offset):
-        """The words for places behind the names of a panel of several; none unless each name has one."""
+        """The places behind the names of a panel of several; none unless each name has one."""
         found = {}
         for m in _PLACE.finditer(prompt):
             found.setdefault(_name(m[1][1:-1]), m[2])
-        if len(names) < 2 or not found:
+        box = next((said for said in found.values() if said.startswith("at")), None)
+        if not found or (len(names) < 2 and not box):
             return ()
-        if missing := [name for name in names if name not in found]:
+        missing = [name for name in names if name not in found]
+        if missing and box:
+            raise self.error(
+                f"{box!r} is a box, and [{missing[0]}] has no place: say where everybody stands, in a word "
+                "or in a box.",
+                offset,
+            )
+        if missing:
             name, word = next(iter(found.items()))
             warnings.warn(
                 f"{word!r} behind [{name}] is drawn as a word, for [{missing[0]}] has no place. If it is "
@@ -437,8 +446,8 @@ class _Reader:
                 stacklevel=2,
             )
             return ()
-        places = tuple(found[name] for name in names)
         try:
+            places = tuple(read_place(found[name]) for name in names)
             boxes(names, places)
         except ValueError as error:
             raise self.error(str(error), offset) from None

@@ -300,7 +300,7 @@ def test_what_cannot_be_recorded_is_told(tiny_pipe):
     for call, words in (
         (
             lambda: tiny_pipe.tell_many([STORY, STORY], recorder=AttentionRecorder(0), **FEW),
-            "one story, and 2",
+            "one story, and there are 2",
         ),
         (lambda: told(recorder=AttentionRecorder(0, "up", grid=8)), "grid=4 or less"),
         (lambda: told(recorder=AttentionRecorder(0, TOP, heads=[7])), "heads 0 to 1"),

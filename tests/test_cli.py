@@ -174,6 +174,27 @@ def test_check_says_who_he_is(run, here):
     assert err.startswith("storydiff: note: Line 6, column 1 of the story: 'he' may be [A] or [B]")
 
 
+def test_a_story_with_boxes_is_told_and_told_again(run, here):
+    story = "[A] a bear\n[B] a cat\n\n[A] reads\n[B] sleeps\n[A] at 0 20 50 100 and [B] right wave"
+    Path("boxes.txt").write_text(story)
+    status, out, _ = run("check", "boxes.txt")
+    assert status == 0 and "  3. a bear and a cat wave   (A at 0 20 50 100, B right)\n     # A and B" in out
+    status, _, err = run("tell", "boxes.txt", "--out", "a.png", "--apart", "regions")
+    assert status == 0 and "note" not in err
+    assert read_recipe("a.png")[0].story == story
+    status, out, _ = run("retell", "a.png", "--out", "b.png")
+    assert status == 0 and "the same pixels in every panel" in out
+    Path("boxes.txt").write_text(story.replace("at 0 20 50 100", "left"))
+    assert run("tell", "boxes.txt", "--out", "c.png", "--apart", "regions")[0] == 0
+    panels = [read_recipe(name)[1]["panels"] for name in ("a.png", "c.png")]
+    assert panels[0][2] != panels[1][2]
+    _, _, err = run("tell", "boxes.txt", "--out", "d.png")
+    assert "note: Panel 3 says where its characters stand" in err and "--apart regions" in err
+    Path("boxes.txt").write_text(story.replace("0 20 50 100", "0 20 5 100"))
+    status, _, err = run("tell", "boxes.txt", "--out", "e.png", "--apart", "regions")
+    assert status == 1 and "the box of A, 'at 0 20 5 100'" in err and not Path("e.png").exists()
+
+
 def test_a_story_with_he_is_told_and_told_again(run, here):
     Path("free.txt").write_text("a grey bear in a hat reads\nhe sleeps # Good night.")
     Path("plain.txt").write_text("a grey bear in a hat reads\na bear sleeps # Good night.")

@@ -59,3 +59,8 @@ def test_bad_amount(amount):
 def test_guided_steps(steps, start, stop, first, last):
     found = guided_steps(steps, start, stop)
     assert (found[0], found[-1]) == (first, last)
+
+
+def test_a_step_of_several_calls_is_guided_in_all_of_them_or_in_none():
+    assert [*guided_steps(23, 0.25, 0.75, order=2)] == [*range(6, 18)]  # Heun's 12 steps: 3 to 8
+    assert set(guided_steps(23, 0, 1, order=2)) >= {*range(23)}

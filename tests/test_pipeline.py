@@ -15,9 +15,11 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
     IPNDMScheduler,
+    KDPM2DiscreteScheduler,
     LCMScheduler,
     StableDiffusionXLPipeline,
     TCDScheduler,
+    UNet2DConditionModel,
     UniPCMultistepScheduler,
 )
 from diffusers.callbacks import MultiPipelineCallbacks, SDXLCFGCutoffCallback
@@ -25,6 +27,7 @@ from PIL import Image
 from transformers import CLIPVisionConfig
 
 from storydiff_lite import weights as files
+from storydiff_lite.attention_maps import AttentionRecorder
 from storydiff_lite.identity import IDEncoder
 from storydiff_lite.pictures import as_rgb
 from storydiff_lite.pipeline import NotANumberError, StoryPipeline
@@ -292,7 +295,47 @@ def test_a_pipeline_remembers_in_which_steps_it_is_guided(tiny_parts, tiny_pipe,
     assert (micro.config.guidance_start, micro.config.guidance_stop) == GUIDED
 
 
-@pytest.mark.parametrize("limits", [(0.5, 0.5), (0.75, 0.25), (1, None)])
+@pytest.mark.parametrize("kind", [HeunDiscreteScheduler, KDPM2DiscreteScheduler])
+def test_a_step_of_two_calls_is_one_step(known_pipe, kind):
+    """Of 4 steps, which take 2, 2, 2 and 1 calls: guidance in steps 1 and 2, the identity from step 2 on."""
+    known_pipe.scheduler = kind.from_config(known_pipe.scheduler.config)
+    rows, said = [], []
+
+    def note(pipe, i, t, tensors):
+        said.append(tensors["prompt_embeds"][-1:])
+
+    counted = known_pipe.unet.register_forward_pre_hook(lambda unet, args: rows.append(len(args[0])))
+    call = {"callback_on_step_end": note, "callback_on_step_end_tensor_inputs": "prompt_embeds"}
+    call |= {"num_inference_steps": 4, "output_type": "latent", "start_merge_step": 0.5, "apart": "words"}
+    known_pipe(PEOPLE[:1], FACES, guidance_start=0.25, guidance_stop=0.75, **call)
+    counted.remove()
+    assert rows == [1, 1, 2, 2, 2, 2, 1]
+    assert [torch.equal(x, said[0]) for x in said] == [True] * 4 + [False] * 3
+    said.clear()
+    with pytest.warns(UserWarning, match="of 4 steps: no step reads the identity"):
+        known_pipe(PEOPLE[:1], FACES, **call | {"start_merge_step": 1.0})
+    assert len(said) == 7 and all(torch.equal(x, said[0]) for x in said)
+
+
+def test_a_unet_that_is_told_the_scale_draws_as_in_diffusers(tiny_parts):
+    """Such as that of latent consistency models: one call a step, and the scale goes into it."""
+    torch.manual_seed(5)
+    unet = UNet2DConditionModel.from_config(tiny_parts["unet"].config, time_cond_proj_dim=8).eval()
+    parts = tiny_parts | {"unet": unet, "scheduler": LCMScheduler.from_config(tiny_parts["scheduler"].config)}
+    more = {"force_zeros_for_empty_prompt": False, "add_watermarker": False}
+    ours, theirs = StoryPipeline(**parts, **more), StableDiffusionXLPipeline(**parts, **more)
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    call = {"latents": noise, "num_inference_steps": 1, "output_type": "np"}  # its last step draws no noise
+    for pipe in (ours, theirs):
+        pipe.set_progress_bar_config(disable=True)
+    drawn = [ours(STORY[:1], guidance_scale=scale, **call).images for scale in (8.0, 1.0)]
+    close(drawn[0], theirs(STORY[:1], guidance_scale=8.0, **call).images)
+    assert np.abs(drawn[0] - drawn[1]).max() > 1e-4
+    with pytest.raises(ValueError, match="told guidance_scale in every step"):
+        ours(STORY[:1], guidance_stop=0.5, **call)
+
+
+@pytest.mark.parametrize("limits", [(0.5, 0.5), (0.75, 0.25), (1, None), (0.4, 0.45)])
 def test_no_step_to_guide_is_told(tiny_pipe, limits):
     start, stop = limits
     with pytest.raises(ValueError, match="guidance_start is .* no step would be guided"):
@@ -619,6 +662,14 @@ def test_bad_input_of_many(tiny_pipe):
     with pytest.raises(TypeError, match="neither story"):
         tiny_pipe.tell_many([STORY], seed=3)
     assert tiny_pipe.tell_many([]) == []
+    drawn = []
+    tiny_pipe.unet.register_forward_pre_hook(lambda *_: drawn.append(1))
+    with pytest.raises(ValueError, match="has 2 panels and negative_prompt 3"):
+        tiny_pipe.tell_many([STORY, STORY[:2]], negative_prompt=["fog", None, "rain"])
+    for story in (STORY, STORY[:2]):  # in one batch, and in two
+        with pytest.raises(ValueError, match="A recorder keeps one story, and there are 2"):
+            tiny_pipe.tell_many([STORY, story], recorder=AttentionRecorder(0))
+    assert not drawn
 
 
 def test_a_long_caption_warns_with_the_words_that_are_lost(tiny_pipe):

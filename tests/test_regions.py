@@ -69,6 +69,7 @@ def test_places_in_words_and_boxes():
     "places, said",
     [
         (("left",), "one for each"),
+        (((0, 0.2, 0.5, 1), 0.5), "in a story text 'at 0 20 50 100'"),
         ("left", "one for each"),
         (("left", "left"), "one place"),
         (("left", "middle"), r"'left', 'right', or a box"),
@@ -82,6 +83,12 @@ def test_places_in_words_and_boxes():
 def test_a_place_that_is_none_is_refused(places, said):
     with pytest.raises(ValueError, match=said):
         Panel("x", characters=("A", "B"), places=places)
+
+
+@pytest.mark.parametrize("who, said", [(("A",), "A alone"), ((), "nobody with a name")])
+def test_a_place_of_one_alone_is_refused(who, said):
+    with pytest.raises(ValueError, match=f"{said} is in this panel: a place says where one of several"):
+        Panel("x", characters=who, places=((0, 0, 0.5, 1),))
 
 
 def test_tokens_of_regions():
@@ -98,6 +105,16 @@ def test_tokens_of_regions():
     assert wide.tolist() == [0, 0, 1, 1] * 2
     with pytest.raises(ValueError, match="no whole rows"):
         regions.of(15)
+
+
+def test_a_box_without_a_token_is_refused():
+    slim = panels_of([("A", "B")], {0: ((0, 0, 0.3, 1), (0.4, 0, 0.6, 1))})
+    regions = Regions([slim])
+    assert (regions.of(64) == 1).sum() == 2 * 8  # of 8 columns two
+    with pytest.raises(ValueError, match="Panel 1: the box of B, 'at 40 0 60 100', .* 4 x 4 .* 25 percent"):
+        regions.of(16)
+    five = Regions([panels_of([tuple("ABCDE")])]).of(16)  # nobody asked for these boxes
+    assert five.unique().tolist() == [0, 1, 3, 4]
 
 
 # ---------------------------------------------------------------------------------------- who reads whom
@@ -246,7 +263,9 @@ def test_each_way_draws_something_else(tiny_pipe):
     assert not torch.allclose(found[0], found[1]) and not torch.allclose(found[0], found[2])
     moved = STORY.replace("[A] and [B]", "[A] right and [B] left")
     assert not torch.allclose(found[0], draw(tiny_pipe, moved))
-    assert torch.equal(found[2], draw(tiny_pipe, moved, apart="words"))
+    with pytest.warns(UserWarning, match="Panel 3 says where .* apart='words' does not look at it") as said:
+        assert torch.equal(found[2], draw(tiny_pipe, moved, apart="words"))
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize(
@@ -405,9 +424,49 @@ def test_a_word_behind_one_name_alone_is_a_word():
         parse(cast + "[Bo] walking and [Mia] turning left")
 
 
+def test_boxes_in_a_story_text():
+    cast = "[Bo] a bear\n[Mia] a cat\n\n"
+    text = """[Bo] at 0 20 50 100, waving and [Mia] right
+[Mia] at 50%, 33.5%, 100%, 100% and [Bo] at 0 0 50 100.
+he at 0 0 50 50 and the cat at 50 50 100 100 walking # At last.
+[Bo] at 5 o'clock and [Mia] sit
+[Bo] at 10 Downing Street"""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "'he' may be|.* may be .Mia. or .Bo.")
+        story = parse(cast + text)
+    assert [panel.places for panel in story.panels] == [
+        ((0, 0.2, 0.5, 1), "right"),
+        ((0.5, 0.335, 1, 1), (0, 0, 0.5, 1)),
+        ((0, 0, 0.5, 0.5), (0.5, 0.5, 1, 1)),
+        (),
+        (),
+    ]
+    assert [panel.prompt for panel in story.panels][:4] == [
+        "a bear waving and a cat",
+        "a cat and a bear.",
+        "a bear and a cat walking",
+        "a bear at 5 o'clock and a cat sit",
+    ]
+    assert [panel.caption for panel in story.panels][:3] == ["Bo waving and Mia", "Mia and Bo.", "At last."]
+    assert parse(story.text) == story
+    sentences = parse(cast + "[Bo] at 0 0 50 100 and [Mia] right wave. [Bo] walks.").panels
+    assert sentences[0].places == ((0, 0, 0.5, 1), "right") and sentences[0].prompt == "a bear and a cat wave"
+
+
 @pytest.mark.parametrize(
     "line, said",
-    [("[Bo] left and [Mia] left", "one place"), ("[Bo] middle and [Mia] left", "'left', 'right'")],
+    [
+        ("[Bo] left and [Mia] left", "one place"),
+        ("[Bo] middle and [Mia] left", "'left', 'right'"),
+        ("[Bo] at 0 0 50 and [Mia] right", "'at 0 0 50' has 3 numbers; a box has four"),
+        ("[Bo] at 0 0 50 120 and [Mia] right", "rise from left .* in a story text 0 to 100"),
+        ("[Bo] at -5 0 50 100 and [Mia] right", "rise from left"),
+        ("[Bo] at 50 0 20 100 and [Mia] right", "rise from left"),
+        ("[Bo] at 0 0 60 100 and [Mia] right", "'at 0 0 60 100' and 'right'.: give places that do not"),
+        ("[Bo] at 0 0 50 100 and [Mia]", r"'at 0 0 50 100' is a box, and \[Mia\] has no place"),
+        ("[Bo] at 0 0 50 100", "Bo alone is in this panel"),
+    ],
 )
 def test_places_that_are_none_say_where(line, said):
     with pytest.raises(StoryError, match=f"Line 4, column 1 .*{said}"):

@@ -26,6 +26,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVi
 from storydiff_lite import experiments, motion, video, weights, world
 from storydiff_lite.experiments import finder
 from storydiff_lite.settings import MULTISTEP
+from storydiff_lite.story import parse
 from storydiff_lite.tokens import load_tokenizer
 from storydiff_lite.training import cards
 from storydiff_lite.training import video as training
@@ -412,6 +413,20 @@ def test_a_story_becomes_a_video(pipe, ends):
     assert len(frames) == 3 * 2 + 2 * 1 and seen == [2]
     for i, picture in zip((0, 1, 3, 4, 6, 7), (0, 0, 1, 1, 2, 2), strict=True):
         assert same(frames[i], pictures[picture])
+
+
+def test_a_transition_is_told_who_is_carried_and_no_trigger_word(ends):
+    """Panels as a story has them: "he" stands for a phrase, and there are no pictures of a person here."""
+    told = []
+
+    def draw(firsts, lasts, prompts, **more):
+        told.extend(prompts)
+        return [SimpleNamespace(frames=[*pair]) for pair in zip(firsts, lasts, strict=True)]
+
+    free = parse("a grey bear in a red outfit reading\nhe is waving on the beach").panels
+    named = parse("[Bo] a bear img\n\n[Bo] sleeping in the snow").panels
+    video.story_to_video(draw, [*ends, ends[0]], [*free, *named], 2, 1)
+    assert told == ["a grey bear in a red outfit is waving on the beach", "a bear sleeping in the snow"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 
 from ..autoencoder import precise, to_latents, to_pixels
+from ..identity import without_trigger
 from ..motion import semantic_tokens
+from ..panels import Panel
 from ..pictures import as_shown
 from ..prompts import PromptEncoder
 from ..settings import REFINE, check_number, check_refine, check_seed
@@ -311,7 +313,8 @@ def story_to_video(pipe, images, panels, num_frames=16, hold=4, **settings):
     images : list of n PIL.Image
         The panels' pictures.
     panels : list of n str or Panel
-        Their prompts; a transition is told the prompt of the panel that it leads to.
+        Their prompts; a transition is told the prompt of the panel that it leads to, of a Panel in full:
+        with the phrase that is carried, and without the trigger word, for which there are no pictures here.
     num_frames : int
         Frames of a transition, with both panels.
     hold : int
@@ -324,7 +327,8 @@ def story_to_video(pipe, images, panels, num_frames=16, hold=4, **settings):
     list of PIL.Image
         ``n * hold + (n - 1) * (num_frames - 2)`` frames.
     """
-    images, prompts = list(images), [getattr(p, "prompt", p) for p in panels]
+    images = list(images)
+    prompts = [without_trigger(p.full_prompt) if isinstance(p, Panel) else p for p in panels]
     if len(images) < 2:
         raise ValueError(f"A video needs at least two panels; {len(images)} picture was given.")
     if len(images) != len(prompts):

@@ -168,6 +168,7 @@ def test_characters_are_those_of_python(visit, python, story, options, settings)
         f"{CAST}[Bruno] reading\nhe sleeps\n[Mia] waving\nshe sits\nhe walks\n[Mia] and he sit\nshe runs",
         f"{CAST}[Bruno] reading\n[Mia] waving\nshe sits\nshe walks\nhe left and [Mia] right",
         f"{CAST}[Bruno] reading\n[Mia] waving\n[Mia] and she sit\nhe and [Bruno] wave",
+        f"{CAST}[Bruno] left the forest\n[Mia] left and [Bruno] waving\n[Mia] at 5 o'clock",
         "[A] a bear\n[B] a bear\n\nthe bear sits\n[B] walks\nthe bear waves",
         "[Zoe\u0301] a cat\n\n[Zo\u00e9] sits\nshe waves # [Zoe\u0301] waves",
         "a girl wearing red clothes and a blue bow holding a balloon\nshe sits\nthe girl sits",
@@ -219,8 +220,8 @@ def test_a_story_is_read_as_python_reads_it(visit, story):
         (f"{CAST}[NC] [Mia] waving", "nobody is in this panel, and [Mia] is"),
         (f"{CAST}[Mia] waving to Bruno", "Bruno stands here without brackets: write [Bruno]"),
         (f"{CAST}[Mia waving", "not closed"),
-        (f"{CAST}[Mia] left waving", 'only one is in it, so leave out the word "left"'),
-        (f"{CAST}[Mia] left and [Bruno] waving", "[Bruno] has no place. The words are left, right"),
+        (f"{CAST}[Mia] at 0 20 50 100 and [Bruno] right", '"at 0 20 50 100" is a box, which only Python'),
+        (f"{CAST}[Mia] at 0 20 50, waving", '"at 0 20 50" is a box, which only Python'),
         (f"{CAST}[Mia] left and [Bruno] left waving", "each stands at another place: left, right"),
         (f"{CAST}[Mia] left and [Bruno] middle", "each stands at another place: left, right"),
     ],
@@ -245,6 +246,11 @@ def test_two_in_one_panel_by_hand(visit):
         "an empty scene",
     ]
     story = machine.get_by_role("textbox")
+    story.fill("[Bo] a bear\n[Mia] a cat\n\n[Bo] left and [Mia] waving in the snow")
+    machine.locator(".sm-main").press("Enter")
+    wrong = machine.get_by_role("alert").filter(has_text='does not know the word "left"')
+    wrong.wait_for()
+    assert 'say where everybody stands: "[Mia] right".' in wrong.inner_text()
     story.fill("[Bo] a bear\n[Mia] a cat\n\n[Bo] right and [Mia] left waving in the snow")
     machine.get_by_label("Steps").fill("1")
     story.fill(story.input_value() + "\nhe is sleeping on the beach")

@@ -238,7 +238,11 @@ function build(root) {
       if (problem.code === "cancelled" || problem.code === "stopped") say("Cancelled.");
       else {
         say("");
-        if (problem.word) problem.at = placeOf(problem, story);
+        if (problem.word) {
+          problem.at = placeOf(problem, story);
+          const meant = story.notes.filter((note) => note.includes(`"${problem.word}" behind`)); // a place, perhaps
+          problem.message = [problem.message, ...meant].join(" ");
+        }
         complain(problem);
         if (problem.at && had) {
           text.focus();

@@ -2,7 +2,7 @@
 
 const MARKS = { "【": "[", "】": "]", "［": "[", "］": "]", "＃": "#" }; // of an East Asian keyboard
 const SIDES = { 2: ["left", "right"], 3: ["left", "middle", "right"] };
-const PLACED = /(\[[^[\]]*\])\s+(left|middle|right)\b,?/g; // "[Bo] left, waving"
+const PLACED = /(\[[^[\]]*\])\s+(left\b|middle\b|right\b|at(?:,? -?\d+(?:\.\d+)?%?){2,}(?![\w%]|\.\d)),?/g; // "[Bo] left, waving"
 const LIST_MARK = /^\s*(?:(\d+)[.)]|([-*•]))\s+/; // "1. a bear reads", "- a bear reads"
 const BRACKETS = /\[([^[\]]*)\]/g;
 
@@ -77,7 +77,7 @@ function readPanel({ line, from, to }, number, cast, mentions) {
   const { text, names, carried, unclear, said } = mentions.read(written, Boolean(alone));
   const all = [...cast.keys()].map((n) => `[${n}]`).join(", ");
   if (cast.size && !names.length && !alone) throw fault(`it names nobody of ${all}. Say who is in it, or begin it with [NC].`);
-  const places = placesOf(text, names, fault);
+  const { places, doubt } = placesOf(text, names, fault);
   const [whole, drawn] = [written, text].map((t) => (places.length ? withoutPlaces(t, said) : t));
   const caption = mark < 0 ? whole : line.slice(mark + 1).split(/\s+/).filter(Boolean).join(" ");
   const captions = caption.replace(BRACKETS, (typed, name) => (cast.has(nameOf(name)) ? nameOf(name) : typed));
@@ -85,7 +85,7 @@ function readPanel({ line, from, to }, number, cast, mentions) {
     prompts: drawn.replace(BRACKETS, (_, name) => cast.get(nameOf(name))), captions,
     noCharacter: Boolean(alone), characters: names, places, carried,
     described: names.length > 1 ? names.map((name) => cast.get(name)) : [],
-    at: [from, to], notes: unclear.map((note) => `Panel ${number}: ${note}`),
+    at: [from, to], notes: [...unclear, ...doubt].map((note) => `Panel ${number}: ${note}`),
     // every line has its caption, so that `storydiff` takes none for a paragraph
     written: `${alone ? "[NC] " : ""}${written} # ${captions}`.trim(),
   };
@@ -116,21 +116,27 @@ function checkNames(body, cast, alone, fault) {
   }
 }
 
-/** The words for places behind the names of a panel of several, in their order; none where none is said. */
+/** {places: the words for places behind the names of a panel of several, in their order, if each has one; doubt}. */
 function placesOf(text, names, fault) {
   const found = new Map();
   for (const [, bracket, word] of text.matchAll(PLACED)) {
     const name = nameOf(bracket.slice(1, -1));
     if (!found.has(name)) found.set(name, word);
   }
-  if (!found.size) return [];
+  const box = [...found.values()].find((said) => said.startsWith("at"));
+  if (box) throw fault(`"${box}" is a box, which only Python can draw. Here write ${SIDES[3].join(", ")}, or nothing: they stand side by side as they are named.`);
+  if (!found.size || names.length < 2) return { places: [], doubt: [] }; // "[Bo] left the house"
+  const missing = names.find((name) => !found.has(name));
+  if (missing) {
+    const [[name, word]] = found;
+    const meant = `If it is one, say where everybody stands: "[${missing}] ${word === "right" ? "left" : "right"}".`;
+    return { places: [], doubt: [`"${word}" behind [${name}] is drawn as a word, for [${missing}] has no place. ${meant}`] };
+  }
   const places = names.map((name) => found.get(name));
   const known = SIDES[names.length] || [];
-  if (!known.length) throw fault(names.length < 2 ? `only one is in it, so leave out the word "${places[0]}".` : "words for places are for two or three in a panel. Leave them out: they stand side by side as they are named.");
-  const missing = names.find((name) => !found.has(name));
-  if (missing) throw fault(`say where everybody stands: [${missing}] has no place. The words are ${known.join(", ")}.`);
+  if (!known.length) throw fault("words for places are for two or three in a panel. Leave them out: they stand side by side as they are named.");
   if (new Set(places).size < places.length || !places.every((p) => known.includes(p))) {
     throw fault(`of ${names.length} in a panel each stands at another place: ${known.join(", ")}.`);
   }
-  return places;
+  return { places, doubt: [] };
 }
