@@ -1,5 +1,7 @@
 """book/_ext/executed_notebooks.py: what a reader sees of a chapter, and its appendix on a page of its own."""
 
+import re
+
 import chapters
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -20,6 +22,17 @@ def test_long_sentences_of_outputs_are_broken_and_tables_are_not():
     assert len(broken) > 1 and max(map(len, broken)) <= executed.COLUMNS
     assert broken[0].startswith("  a mean") and all(line.startswith("    0") for line in broken[1:])
     assert " ".join(" ".join(broken).split()) == " ".join(sentence.split()), "no word is lost"
+
+
+def test_a_cell_that_fills_lines_fills_what_the_page_shows():
+    """`textwrap.fill(text, 96)` made lines that the page broke once more, after a word."""
+    filled = [
+        (path.name, int(width))
+        for path in chapters.find([])
+        for cell in chapters.read(path).cells
+        for width in re.findall(r"textwrap\.fill\(.+?, (\d+)\)", cell.source)
+    ]
+    assert filled and max(width for _, width in filled) <= executed.COLUMNS, filled
 
 
 def test_marks_of_the_editions_are_taken_out():

@@ -63,6 +63,16 @@ def test_no_sentence_is_too_long(name):
     assert found and not long, f"Split these, or say them in at most {LIMIT} words:\n" + "\n".join(long)
 
 
+@pytest.mark.parametrize("path", [p for p in chapters.find([]) if p.name >= "07"], ids=lambda p: p.stem)
+def test_no_sentence_of_an_exercise_is_too_long(path):
+    """In chapters 07 to 12; those before still say in one sentence what goes in and what comes out."""
+    cells = [c.source for c in chapters.read(path).cells if c.cell_type == "markdown"]
+    asked = [re.sub(r"^```.*$", "", text, flags=re.M) for text in cells if "{exercise}" in text]
+    found = [s for text in asked for s in sentences(text)]
+    long = [f"{words(s)} words: {s}" for s in found if words(s) > LIMIT]
+    assert found and not long, f"Split these, or say them in at most {LIMIT} words:\n" + "\n".join(long)
+
+
 def test_what_counts_as_a_sentence():
     page = """# A heading of words that do not count
 

@@ -8,6 +8,8 @@ import editions
 import jsonschema
 import pytest
 
+from storydiff_lite import experiments
+
 quizzes = chapters.extension("quizzes")
 NUMBERS = [path.stem[:2] for path in chapters.find([])]
 EVERY = [asked for number in NUMBERS for asked in quizzes.questions(number)]
@@ -100,3 +102,11 @@ def test_students_get_the_questions_in_the_notebook():
     text = "\n".join(c.source for c in editions.clear(chapters.read(path)).cells)
     assert "{quiz}" not in text
     assert text.count("open your answer") == len(quizzes.questions("05"))
+
+
+def test_what_a_question_says_of_two_in_one_panel():
+    """`10-within`: by character no more alike than without sharing, but so where everyone reads everyone."""
+    record = experiments.load("cast")
+    low, high = experiments.change(record, "twins", "no sharing", "by character")[1:]
+    assert low <= 0 <= high
+    assert experiments.change(record, "twins", "no sharing", "everyone")[1] > 0

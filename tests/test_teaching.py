@@ -202,3 +202,10 @@ def test_the_key_is_not_in_the_student_edition(tmp_path):
     for file in files:
         text = file.read_text(encoding="utf-8")
         assert not [r for r in reasons() if r in text], file.name
+
+
+def test_the_minutes_of_reading_are_those_of_the_plan():
+    text = (ROOT / "book/teaching.md").read_text(encoding="utf-8")
+    least, most = map(int, re.search(r"Reading takes (\d+) to (\d+) of them", text).groups())
+    minutes = [c.minutes for c in CHAPTERS.values()]
+    assert abs(least - min(minutes)) <= 2 and abs(most - max(minutes)) <= 2, (min(minutes), max(minutes))

@@ -178,6 +178,22 @@ def test_figures_can_be_enlarged_on_a_phone(site, chromium):
         assert_clean(visit)
 
 
+def test_a_wide_table_shows_on_a_phone_that_it_goes_on(site, chromium):
+    """A table of numbers: a shadow at its edge, and its caption whole and in sight while it scrolls."""
+    with Visit(chromium, width=390) as visit:
+        page = visit.open((site / "notebooks/12-the-neighbours.html").as_uri())
+        wide = page.evaluate(
+            """() => [...document.querySelectorAll('table.numbers')]
+                 .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => {
+                   e.scrollLeft = 100;
+                   const box = e.getBoundingClientRect(), c = e.caption?.getBoundingClientRect();
+                   return {shadow: getComputedStyle(e).backgroundImage.split('linear-gradient').length - 1,
+                           caption: !c || (c.left >= box.left - 1 && c.right <= box.right + 1)}; })"""
+        )
+        assert len(wide) >= 2
+        assert all(table == {"shadow": 4, "caption": True} for table in wide), wide
+
+
 def test_terms_lead_to_the_glossary(site, chromium):
     """Chapter 5: terms are links, each once, that say on hover what the glossary says, and lead to it."""
     with Visit(chromium) as visit:
