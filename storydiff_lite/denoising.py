@@ -130,7 +130,7 @@ def predict(unet, x, t, conditioning, plan, step, passes, guidance_scale, guidan
             guided[panel::panels] = (
                 rescale(out, cond, guidance_rescale) if uncond and guidance_rescale else out
             )
-        del pred, total, cond, uncond, out  # not beside the next pass
+        del noisy, pred, total, cond, uncond, out  # not beside the next pass
     return guided
 
 
