@@ -51,7 +51,7 @@ def velocity(answer):
         expect_tensor(got, clean.shape)
         want = known.velocity(clean, noise, kept)
         expect(not same(got, noise), "That is what a model learns that has to predict the noise.")
-        expect(not same(got, -want), "The sign is turned: v = sqrt(kept) noise - sqrt(1 - kept) clean.")
+        expect(not same(got, -want), "The sign is wrong: v = sqrt(kept) noise - sqrt(1 - kept) clean.")
         expect(
             not same(got, known.noised(clean, noise, kept)), "That is the noisy picture itself, with a plus."
         )

@@ -62,7 +62,7 @@ def place_identity(answer):
     given = states.clone()
     got = answer(given, fused.clone(), mask.clone())
     expect_tensor(got, (9, 4))
-    expect(same(given, states), "You changed the prompt that came in; whoever uses it next has a surprise.")
+    expect(same(given, states), "You changed the prompt that came in; the caller still needs it as it was.")
     wrong = {
         "one_for_all": "Every class token gets a picture of its own, not the mean of all.",
         "added": "The class tokens are replaced, not added to.",
