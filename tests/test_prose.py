@@ -90,3 +90,34 @@ and [a link](to/a-long-path), {cite}`nobody`.
 - *another* one. Then more.
 """
     assert [words(s) for s in sentences(page) if words(s)] == [2, 6, 5, 2, 2]
+
+
+#: a list as Markdown numbers it: only the first number counts, the others follow it
+NUMBERED = re.compile(r"(?:^\d+\. .*\n?(?:(?:[ \t].*)?\n?(?=[ \t]|\d+\. ))*)+", re.M)
+
+
+def numbers_of_lists(page):
+    """The numbers that each numbered list of a page is written with."""
+    page = re.sub(r"^(`{3,})(?!\{).*?^\1 *$", "", page, flags=re.M | re.S)  # listings
+    return [[int(n) for n in re.findall(r"^(\d+)\. ", found[0], re.M)] for found in NUMBERED.finditer(page)]
+
+
+def markdown():
+    """Every Markdown cell and page, exercises too."""
+    for path in [*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("book/**/*.ipynb")]:
+        for cell in chapters.read(path).cells:
+            if cell.cell_type == "markdown":
+                yield f"{path.name} {cell.id}", cell.source
+    for path in ROOT.glob("book/**/*.md"):
+        yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
+
+
+def test_numbered_lists_are_shown_as_they_are_written():
+    found = [(name, numbers) for name, page in markdown() for numbers in numbers_of_lists(page)]
+    wrong = [(name, n) for name, n in found if n != list(range(n[0], n[0] + len(n)))]
+    assert found and not wrong, f"Markdown counts on from the first number: {wrong}"
+
+
+def test_what_counts_as_a_numbered_list():
+    page = "1. and 2. two things;\n   on two lines\n3. another one.\n\nText.\n\n1. one\n2. two\n"
+    assert numbers_of_lists(page) == [[1, 3], [1, 2]]
