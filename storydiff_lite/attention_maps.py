@@ -11,12 +11,13 @@ this in it.
 
 import warnings
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
 from .attention_rows import Quantised, patches, pooled_rows, softmax_rows
 from .regions import OwnText
-from .schedule import self_attention_layers
+from .schedule import replaced, self_attention_layers
 from .tokens import TRIGGER_ID, fit_caption
 
 # cross-attention is small, and its begin token or padding can take nearly all: a word's share needs two bytes
@@ -122,23 +123,18 @@ class AttentionRecorder:
         self.panels, self.prompts = len(stories[0]), [p.full_prompt for p in stories[0]]
         if self.cross:
             self._read_prompts(tokenizer)
-        self._plan = plan
-        before, watch = dict(unet.attn_processors), plan.watch
-        wrapped = {n: _Recording(self, n, before[n]) for n in before if n in names}
-        if self.cross:
-            crossing = [f"{n}.attn2.processor" for n in self.layers]
-            wrapped |= {n: _Recording(self, n, before[n]) for n in crossing if n in before}
+            names += [n for n in unet.attn_processors if n.removesuffix(".attn2.processor") in self.layers]
+        self._plan, watch = plan, plan.watch
         hook = unet.register_forward_pre_hook(self._make_room, with_kwargs=True)
         try:
-            unet.set_attn_processor(before | wrapped)
             plan.watch = self._watch
-            yield self
+            with replaced(unet, names, partial(_Recording, self)):
+                yield self
             self._close()
             if missed := [s for s in self.steps if not any(k[1] == s for k in self._kept)]:
                 warnings.warn(f"Steps {missed} never came, so that they have no maps.", stacklevel=3)
         finally:
             hook.remove()
-            unet.set_attn_processor(dict(before))
             plan.watch = watch
             self._open, self._bank, self._plan = {}, {}, None
 

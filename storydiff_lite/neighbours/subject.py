@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ..attention_maps import softmax_rows
-from ..schedule import AttentionPlan, grid_of
+from ..schedule import AttentionPlan, grid_of, replaced
 
 GRID = 16  # rows and columns of a map
 
@@ -192,13 +192,9 @@ class SubjectPlan(AttentionPlan):
     @contextmanager
     def installed(self, unet, layers="up"):
         """As of `AttentionPlan`; the watched cross-attention layers look, too."""
-        before, watched = dict(unet.attn_processors), watched_layers(unet, self.where)
-        try:
-            unet.set_attn_processor(before | {n: _Looking(self, before[n]) for n in watched})
-            with super().installed(unet, layers):
-                yield self
-        finally:
-            unet.set_attn_processor(before)
+        looking = replaced(unet, watched_layers(unet, self.where), lambda name, plain: _Looking(self, plain))
+        with looking, super().installed(unet, layers):
+            yield self
 
 
 class _Looking:
