@@ -11,8 +11,9 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from ..checks import check_choice
 from ..devices import check_device
-from ..settings import DTYPES, check_choice
+from ..settings import DTYPES
 from ..weights import STORY_MODELS
 
 #: bytes of an output's name: the folder of an unfinished run has a longer one, and 255 is what disks take

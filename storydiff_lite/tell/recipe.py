@@ -16,18 +16,10 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from .. import weights
+from ..checks import check_number, check_seed, check_text
 from ..comic import plan
 from ..schedule import SamplingSchedule
-from ..settings import (
-    SCHEDULES,
-    StorySettings,
-    VideoSettings,
-    carried,
-    check_number,
-    check_seed,
-    check_text,
-    default_steps,
-)
+from ..settings import SCHEDULES, StorySettings, VideoSettings, carried, default_steps
 
 KEY = "storydiff"  # of the text in the PNG
 
