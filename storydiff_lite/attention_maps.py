@@ -18,7 +18,7 @@ import torch
 from .attention_rows import Quantised, patches, pooled_rows, softmax_rows
 from .regions import OwnText
 from .schedule import replaced, self_attention_layers
-from .tokens import TRIGGER_ID, fit_caption
+from .tokens import TRIGGER_ID, fit_caption, tokens_and_words
 
 # cross-attention is small, and its begin token or padding can take nearly all: a word's share needs two bytes
 LEVELS = {"self": 255, "cross": 65535}
@@ -152,25 +152,14 @@ class AttentionRecorder:
         self._words = []
         for prompt in self.prompts:
             prompt = fit_caption(tokenizer, prompt)
-            found = tokenizer(prompt, return_offsets_mapping=True, verbose=False)
-            if TRIGGER_ID in found.input_ids:
+            if TRIGGER_ID in tokenizer(prompt, verbose=False).input_ids:
                 raise ValueError(
                     f"The prompt {prompt!r} holds the trigger word, whose class token is read once per "
                     "picture: its words have no fixed places. Record with cross=False."
                 )
-            self.tokens.append(
-                [t.removesuffix("</w>") for t in tokenizer.convert_ids_to_tokens(found.input_ids)]
-            )
-            words = []
-            for place, word in enumerate(found.word_ids(0)):
-                if word is None:
-                    continue  # the begin and end tokens
-                if words and words[-1][0] == word:
-                    words[-1][2].append(place)
-                    words[-1][1][1] = found.offset_mapping[place][1]
-                else:
-                    words.append((word, list(found.offset_mapping[place]), [place]))
-            self._words.append([(prompt[a:b], places) for _, (a, b), places in words])
+            tokens, words = tokens_and_words(tokenizer, prompt)
+            self.tokens.append(tokens)
+            self._words.append(words)
 
     def _make_room(self, unet, args, kwargs):
         """Before a pass: the grids of all layers; before the first, whether there is room."""

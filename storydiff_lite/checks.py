@@ -77,16 +77,8 @@ def check_seed(seed):
 
 
 def check_refine(strength, steps=3, most=1000):
-    """Raise ValueError if frames would be redrawn so weakly that the scheduler has no steps for it.
-
-    Parameters
-    ----------
-    strength : float
-        More than 0.
-    steps : int
-        In so many steps.
-    most : int
-        Noise levels that the scheduler has.
+    """Raise ValueError if frames would be redrawn so weakly, in so many steps, that the scheduler, which has
+    ``most`` noise levels, has no steps for it.
     """
     if steps > most or round(steps / strength) > most:
         raise ValueError(

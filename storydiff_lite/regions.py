@@ -123,16 +123,8 @@ def _may_read(story, parts, rule):
 def own_words(prompts, panel):
     """What each region of a panel of several reads: its prompt without the words that describe the others.
 
-    Parameters
-    ----------
-    prompts : prompts.PromptEncoder
-    panel : Panel
-        Its ``described`` says which words.
-
-    Returns
-    -------
-    list of Tensor [L, D]
-        For each character the states of the words that are left, begin, end and padding too, L <= 77.
+    The panel's ``described`` says which these are.  For each character the states [L, D] of the words that
+    are left, begin, end and padding too, L <= 77.
     """
     with warnings.catch_warnings():  # of words that are lost the panel itself warns
         warnings.simplefilter("ignore")

@@ -302,19 +302,8 @@ class VideoSettings:
 
 
 def default_steps(scheduler):
-    """Denoising steps of a story where nobody says how many.
+    """Denoising steps where nobody says how many: 12 with a multistep solver (`MULTISTEP`), else 25.
 
-    Parameters
-    ----------
-    scheduler : diffusers scheduler
-
-    Returns
-    -------
-    int
-        12 with a multistep solver (`MULTISTEP`), else 25.
-
-    Notes
-    -----
     A step of DDIM or Euler follows a straight line; its error grows with the square of its length.  A
     multistep solver of order 2 (DPM-Solver++, 2211.01095; UniPC, 2302.04867) also knows from the prediction
     before how the path bends; its error grows with the cube.  So it needs half the steps, and each costs one

@@ -109,12 +109,7 @@ def parse(text):
 
 
 def read_story(text):
-    """The panels of a story text, see `parse`.
-
-    Returns
-    -------
-    list of Panel
-    """
+    """The panels of a story text, a list, see `parse`."""
     return parse(text).panels
 
 

@@ -127,19 +127,10 @@ def sorted_out(parts, species):
 
 
 def read_together(judge, images, cast, wanted):
-    """What the judge reads of a story whose panels show the characters of `shown`.
+    """What the judge reads of a story whose panels, images [panels, 3, S, S], show the characters of `shown`.
 
-    Parameters
-    ----------
-    images : Tensor [panels, 3, S, S]
-    cast : list of Character
-    wanted : list of (list of str, str)
-        Actions and scene of each panel, as of `story_of`.
-
-    Returns
-    -------
-    dict
-        For a row: what stands at the top of this file, and `records.reading` of whole panels.
+    ``wanted``: actions and scene of each panel, as of `story_of`.  For a row: what stands at the top of this
+    file, and `records.reading` of whole panels.
     """
     who = len(cast)
     names, read = reading(judge, images, ("species", "action", "scene"))
@@ -172,14 +163,8 @@ def read_together(judge, images, cast, wanted):
 
 
 def measure_together(draw, story, pipe, judge, setting, numbers, defects=None, **call):
-    """One row per story number, with `read_together`.
-
-    Parameters
-    ----------
-    draw : callable
-        ``draw(pipe, setting, i, **call)``, the i-th story.
-    story : callable
-        ``story(i, setting)``: its characters, its prompts and what they want, as of `story_of`.
+    """One row per story number, with `read_together`: ``draw(pipe, setting, i, **call)`` draws the i-th
+    story, and ``story(i, setting)`` says its characters, its panels and what they want.
     """
     rows = []
     for i in numbers:

@@ -49,15 +49,8 @@ def check_output(path, endings):
 
 
 def check_page(panels, width, height, size=None):
-    """Raise ValueError if a page would be larger than memory; before its panels are drawn.
-
-    Parameters
-    ----------
-    panels : int
-    width, height : int
-        Of a panel as it is drawn.
-    size : int, optional
-        As of `comic.comic`.
+    """Raise ValueError if a page of panels of this size would be larger than memory, before they are drawn;
+    ``size`` as of `comic.comic`.
     """
     wide = size or max(256, width)
     pixels = panels * wide * wide * height / width
