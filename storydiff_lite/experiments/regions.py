@@ -182,7 +182,7 @@ EXPERIMENT = story_experiment(
     regions_settings,
     partial(measure_together, draw, lambda i, setting: (characters(i), *two_together(i))),
     KINDS,
-    stories=60,
+    stories=100,
     summarize=with_seconds,
     golden=("regions", "isolated", "two texts"),
 )
