@@ -11,13 +11,14 @@ this in it.
 
 import warnings
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
 from .attention_rows import Quantised, patches, pooled_rows, softmax_rows
 from .regions import OwnText
-from .schedule import self_attention_layers
-from .tokens import TRIGGER_ID, fit_caption
+from .schedule import replaced, self_attention_layers
+from .tokens import TRIGGER_ID, fit_caption, tokens_and_words
 
 # cross-attention is small, and its begin token or padding can take nearly all: a word's share needs two bytes
 LEVELS = {"self": 255, "cross": 65535}
@@ -122,23 +123,18 @@ class AttentionRecorder:
         self.panels, self.prompts = len(stories[0]), [p.full_prompt for p in stories[0]]
         if self.cross:
             self._read_prompts(tokenizer)
-        self._plan = plan
-        before, watch = dict(unet.attn_processors), plan.watch
-        wrapped = {n: _Recording(self, n, before[n]) for n in before if n in names}
-        if self.cross:
-            crossing = [f"{n}.attn2.processor" for n in self.layers]
-            wrapped |= {n: _Recording(self, n, before[n]) for n in crossing if n in before}
+            names += [n for n in unet.attn_processors if n.removesuffix(".attn2.processor") in self.layers]
+        self._plan, watch = plan, plan.watch
         hook = unet.register_forward_pre_hook(self._make_room, with_kwargs=True)
         try:
-            unet.set_attn_processor(before | wrapped)
             plan.watch = self._watch
-            yield self
+            with replaced(unet, names, partial(_Recording, self)):
+                yield self
             self._close()
             if missed := [s for s in self.steps if not any(k[1] == s for k in self._kept)]:
                 warnings.warn(f"Steps {missed} never came, so that they have no maps.", stacklevel=3)
         finally:
             hook.remove()
-            unet.set_attn_processor(dict(before))
             plan.watch = watch
             self._open, self._bank, self._plan = {}, {}, None
 
@@ -156,25 +152,14 @@ class AttentionRecorder:
         self._words = []
         for prompt in self.prompts:
             prompt = fit_caption(tokenizer, prompt)
-            found = tokenizer(prompt, return_offsets_mapping=True, verbose=False)
-            if TRIGGER_ID in found.input_ids:
+            if TRIGGER_ID in tokenizer(prompt, verbose=False).input_ids:
                 raise ValueError(
                     f"The prompt {prompt!r} holds the trigger word, whose class token is read once per "
                     "picture: its words have no fixed places. Record with cross=False."
                 )
-            self.tokens.append(
-                [t.removesuffix("</w>") for t in tokenizer.convert_ids_to_tokens(found.input_ids)]
-            )
-            words = []
-            for place, word in enumerate(found.word_ids(0)):
-                if word is None:
-                    continue  # the begin and end tokens
-                if words and words[-1][0] == word:
-                    words[-1][2].append(place)
-                    words[-1][1][1] = found.offset_mapping[place][1]
-                else:
-                    words.append((word, list(found.offset_mapping[place]), [place]))
-            self._words.append([(prompt[a:b], places) for _, (a, b), places in words])
+            tokens, words = tokens_and_words(tokenizer, prompt)
+            self.tokens.append(tokens)
+            self._words.append(words)
 
     def _make_room(self, unet, args, kwargs):
         """Before a pass: the grids of all layers; before the first, whether there is room."""

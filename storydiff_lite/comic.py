@@ -175,19 +175,9 @@ def _box(caption, width, size, font):
 
 
 def wrap(text, width, face, direction=None):
-    """Lines of at most ``width`` pixels; words too long for one are broken, nothing is dropped.
+    """Lines of at most ``width`` pixels in this face; words too long for one are broken, nothing is dropped.
 
-    Parameters
-    ----------
-    text : str
-    width : int
-    face : ImageFont.FreeTypeFont
-    direction : {"ltr", "rtl"}, optional
-        Of the text, for a face that lays it out by Raqm.
-
-    Returns
-    -------
-    list of str
+    ``direction``, ``"ltr"`` or ``"rtl"``, is for a face that lays a text out by Raqm.
     """
 
     length = partial(face.getlength, direction=direction)

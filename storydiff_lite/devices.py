@@ -14,12 +14,7 @@ def devices():
 
 
 def check_device(device):
-    """Raise ValueError unless there is such a device.
-
-    Parameters
-    ----------
-    device : str or torch.device
-    """
+    """Raise ValueError unless there is such a device."""
     try:
         found = str(torch.device(device))
     except (RuntimeError, TypeError, ValueError):

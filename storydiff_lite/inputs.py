@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .settings import RESUMABLE, check_choice, check_number
+from .checks import check_choice, check_number
+from .settings import RESUMABLE
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 

@@ -124,15 +124,6 @@ def peak_memory(device="cpu"):
 
 
 def weight_bytes(*modules):
-    """Bytes of the parameters and buffers of modules, each storage once.
-
-    Parameters
-    ----------
-    *modules : torch.nn.Module
-
-    Returns
-    -------
-    int
-    """
+    """Bytes of the parameters and buffers of modules, each storage once."""
     tensors = [x for m in modules for x in (*m.parameters(), *m.buffers())]
     return sum({s._cdata: s.nbytes() for s in (x.untyped_storage() for x in tensors)}.values())

@@ -110,15 +110,8 @@ def as_floats(picture, name="The picture", beyond=0.5):
 
 
 def check_range(kind, low, high, name="The picture", beyond=0.5):
-    """Raise ValueError where numbers of this type from ``low`` to ``high`` are not what a picture has.
-
-    Parameters
-    ----------
-    kind : str
-        Such as ``"uint8"`` or ``"float32"``.
-    low, high : number
-    name, beyond
-        As of `as_floats`.
+    """Raise ValueError where numbers of this type (such as ``"uint8"`` or ``"float32"``) from ``low`` to
+    ``high`` are not what a picture has; ``name`` and ``beyond`` as of `as_floats`.
     """
     if kind in ("uint8", "uint16", "bool"):
         return

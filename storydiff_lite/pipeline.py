@@ -1,7 +1,5 @@
 """StoryPipeline: an SDXL pipeline that draws a story's panels together, so that they can read each other."""
 
-import functools
-import inspect
 import numbers
 import warnings
 from contextlib import nullcontext
@@ -12,21 +10,21 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from diffusers.utils import BaseOutput
 
-from . import cast, weights
+from . import cast
 from .autoencoder import precise, to_pixels
+from .checks import check_number, check_seed
 from .denoising import Conditioning, begin, denoise, initial_noise
 from .guidance import guided_steps, reads_scale
 from .identity import IdentityPrompt
 from .inputs import CallInputs
-from .int8 import round_weights
 from .neighbours import Carrying
 from .plan import StoryPlan
 from .portable import initial_noise as portable_noise
-from .prompts import PromptEncoder, micro_parts
+from .prompts import PromptEncoder
 from .schedule import AttentionPlan
 from .sdxl.advice import advises
-from .sdxl.loading import Loading
-from .settings import StorySettings, check_number, check_seed, default_steps
+from .sdxl.loading import Loading, prediction
+from .settings import StorySettings, default_steps
 from .story import as_panels
 
 
@@ -54,19 +52,6 @@ class NotANumberError(ValueError):
     """A model gave nan or infinite numbers instead of a picture."""
 
 
-def _as_sdxl(init):
-    """An ``__init__`` with SDXL's signature, which tells diffusers what a pipeline is made of, and with
-    the two limits of guidance.
-    """
-    base, limits = StableDiffusionXLPipeline.__init__, ("guidance_start", "guidance_stop")
-    init = functools.wraps(base)(init)
-    init.__annotations__ = base.__annotations__ | dict.fromkeys(limits, float | None)
-    by_name = functools.partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY, default=None)
-    own = inspect.signature(base)
-    init.__signature__ = own.replace(parameters=[*own.parameters.values(), *map(by_name, limits)])
-    return init
-
-
 class StoryPipeline(Loading, StableDiffusionXLPipeline):
     """Tells stories with any SDXL weights.
 
@@ -78,90 +63,6 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
     #: for experiments
     reading_rule, attention_plan = staticmethod(cast.by_character), AttentionPlan
     prompt_encoder = PromptEncoder
-
-    @_as_sdxl
-    def __init__(self, *args, guidance_start=None, guidance_stop=None, **kwargs):
-        """As ``StableDiffusionXLPipeline``; what is not said is as where the parts come from.
-
-        Parameters
-        ----------
-        guidance_start, guidance_stop : float, optional
-            Of `settings.StorySettings`: what a call of this pipeline takes by default; 0 and 1.
-        """
-        given = inspect.signature(super().__init__).bind(*args, **kwargs).arguments
-        own = {"guidance_start": guidance_start, "guidance_stop": guidance_stop}
-        for name, value in getattr(given.get("unet"), "drawn_with", {}).items():
-            if (given | own).get(name) is None:
-                (own if name in own else kwargs)[name] = value
-        super().__init__(*args, **kwargs)
-        limits = {"guidance_start": 0.0, "guidance_stop": 1.0}
-        self.register_to_config(**limits | {k: v for k, v in own.items() if v is not None})
-        self._predicts = _prediction(self.scheduler)
-
-    @property
-    def components(self):
-        """The parts, as of diffusers: ``StoryPipeline(**pipe.components)`` draws the same.
-
-        The U-Net remembers, as ``drawn_with``, what else the pipeline was told and the parts do not say.
-        """
-        parts = super().components
-        if isinstance(parts["unet"], torch.nn.Module):
-            parts["unet"].drawn_with = {
-                "force_zeros_for_empty_prompt": self.config.force_zeros_for_empty_prompt,
-                "add_watermarker": self.watermark is not None,
-                "guidance_start": self.config.guidance_start,
-                "guidance_stop": self.config.guidance_stop,
-            }
-        return parts
-
-    @classmethod
-    def from_pipe(cls, pipeline, **kwargs):
-        """A pipeline of another one's parts, as diffusers' ``from_pipe``, its identity among them."""
-        pipe = super().from_pipe(pipeline, **kwargs)
-        own = "id_encoder", "trigger_word", "_id_lora", "reading_rule", "attention_plan", "prompt_encoder"
-        for name in own:
-            if name in vars(pipeline):
-                setattr(pipe, name, getattr(pipeline, name))
-        return pipe
-
-    @classmethod
-    def from_pretrained(cls, name="micro", **kwargs):
-        """Load ``"micro"`` (trained by this repository), a folder in the SDXL layout, a single-file
-        checkpoint, or a model of the hub.  ``"micro-int8"`` is ``"micro"`` with the U-Net and the decoder
-        rounded to a byte a weight: exactly what the page that draws has.
-
-        Parameters
-        ----------
-        name : str or Path
-        **kwargs
-            As of ``DiffusionPipeline.from_pretrained``; ``dtype`` is ``torch.float32`` unless given, and
-            nothing but safetensors is read.
-
-        Raises
-        ------
-        WeightsError
-            A file of the shipped weights is missing or not the one that was trained; a folder or model that
-            is no SDXL pipeline, a file that was cut short, no network, a full disk.
-        """
-        if "torch_dtype" not in kwargs:
-            kwargs.setdefault("dtype", torch.float32)
-        name = "micro" if name == weights.DATA / "micro" else name
-        if name not in weights.STORY_MODELS:
-            return super().from_pretrained(name, **kwargs)
-        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
-        dtype = dtype if isinstance(dtype, torch.dtype) else torch.float32
-        with weights.quiet():
-            folder = weights.path("micro")
-            kwargs = micro_parts(dtype, kwargs) | kwargs
-            pipe = super().from_pretrained(folder, local_files_only=True, **kwargs)
-        if name == "micro-int8":
-            decoding = (pipe.vae.decoder, pipe.vae.post_quant_conv) if pipe.vae is not None else ()
-            for part in (pipe.unet, *decoding):
-                if part is not None:
-                    round_weights(part)
-        if pipe.unet is not None:
-            pipe.unet.to(memory_format=torch.channels_last)  # convolutions run faster so
-        return pipe
 
     # ------------------------------------------------------------------------------------------ calls
 
@@ -434,7 +335,7 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
         """Raise ValueError where a part that is needed was left out when the pipeline was loaded; warn where
         the scheduler understands something else than the one that it was made with.
         """
-        if (now := _prediction(self.scheduler)) != self._predicts and None not in (now, self._predicts):
+        if (now := prediction(self.scheduler)) != self._predicts and None not in (now, self._predicts):
             warnings.warn(
                 f"The scheduler takes what the U-Net predicts for {now!r}, and this pipeline was made with "
                 f"one for {self._predicts!r}: the pictures may be noise. Load the pipeline again, and write "
@@ -539,8 +440,3 @@ class StoryPipeline(Loading, StableDiffusionXLPipeline):
                 )
             sizes.append(size)
         return sizes
-
-
-def _prediction(scheduler):
-    """What a scheduler takes the U-Net's prediction for, such as ``"v_prediction"``, or None."""
-    return getattr(getattr(scheduler, "config", None), "prediction_type", None)

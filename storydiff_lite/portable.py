@@ -22,18 +22,8 @@ _LOW = np.uint64(0xFFFFFFFF)
 
 
 def philox(counter, key):
-    """Philox4x32-10: four words that look random, for each counter.
-
-    Parameters
-    ----------
-    counter : array of int [..., 4]
-        0 to 2**32 - 1.
-    key : (int, int)
-        0 to 2**32 - 1.
-
-    Returns
-    -------
-    uint32 array [..., 4]
+    """Philox4x32-10: four words that look random, uint32 [..., 4], for each counter [..., 4]; numbers of
+    counters and key from 0 to 2**32 - 1.
 
     Notes
     -----

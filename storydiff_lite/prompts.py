@@ -35,19 +35,8 @@ HOLE = -1
 
 
 def micro_parts(dtype=torch.float32, given=()):
-    """The shipped model's text encoders and tokenizers, as `PromptEncoder` and diffusers' pipelines take
-    them.
-
-    Parameters
-    ----------
-    dtype : torch.dtype
-    given : collection of str
-        Names of parts that the caller has: these are not made.
-
-    Returns
-    -------
-    dict
-        ``text_encoder``, ``text_encoder_2``, ``tokenizer``, ``tokenizer_2``.
+    """The shipped model's text encoders and tokenizers, name -> part, as `PromptEncoder` and diffusers'
+    pipelines take them; those that are ``given`` are not made.
 
     Raises
     ------

@@ -18,7 +18,7 @@ import torch
 
 from . import cast
 from .places import boxes, write_place
-from .schedule import grid_of
+from .schedule import grid_of, replaced
 
 #: how many times a token of another panel counts beside one of the panel's own.  A panel of two has all of
 #: its own to read, of which half are somebody else's, and few of each character's elsewhere; on validation
@@ -123,16 +123,8 @@ def _may_read(story, parts, rule):
 def own_words(prompts, panel):
     """What each region of a panel of several reads: its prompt without the words that describe the others.
 
-    Parameters
-    ----------
-    prompts : prompts.PromptEncoder
-    panel : Panel
-        Its ``described`` says which words.
-
-    Returns
-    -------
-    list of Tensor [L, D]
-        For each character the states of the words that are left, begin, end and padding too, L <= 77.
+    The panel's ``described`` says which these are.  For each character the states [L, D] of the words that
+    are left, begin, end and padding too, L <= 77.
     """
     with warnings.catch_warnings():  # of words that are lost the panel itself warns
         warnings.simplefilter("ignore")
@@ -181,13 +173,9 @@ class RegionTexts:
     @contextmanager
     def installed(self, unet, plan):
         """Within this block the cross-attention layers of a U-Net read them; afterwards it is as before."""
-        before = dict(unet.attn_processors)
-        crossing = [name for name in before if name.endswith("attn2.processor")] if self.texts else []
-        try:
-            unet.set_attn_processor(before | {name: OwnText(self, plan, before[name]) for name in crossing})
+        crossing = [n for n in unet.attn_processors if n.endswith("attn2.processor")] if self.texts else []
+        with replaced(unet, crossing, lambda name, plain: OwnText(self, plan, plain)):
             yield self
-        finally:
-            unet.set_attn_processor(dict(before))
 
 
 class OwnText:

@@ -3,6 +3,7 @@
 import random
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -120,6 +121,26 @@ def grid_of(n, aspect=1.0):
     return rows, n // rows
 
 
+@contextmanager
+def replaced(unet, names, make):
+    """Within this block layers of a U-Net have other attention processors; afterwards it has its own back.
+
+    Parameters
+    ----------
+    unet : UNet2DConditionModel
+    names : collection of str
+        Of processors, as in ``unet.attn_processors``.
+    make : callable
+        ``make(name, plain)``, the processor that stands in for ``plain``.
+    """
+    before = unet.attn_processors
+    try:
+        unet.set_attn_processor(before | {name: make(name, before[name]) for name in names})
+        yield
+    finally:
+        unet.set_attn_processor(dict(before))
+
+
 class AttentionPlan:
     """Who reads whom, when, where and which tokens: made for one call of the pipeline, then dropped.
 
@@ -201,11 +222,8 @@ class AttentionPlan:
     @contextmanager
     def installed(self, unet, layers="up"):
         """Within this block the chosen layers share; afterwards the U-Net has its old processors back."""
-        before = dict(unet.attn_processors)
-        shared = {n: self.processor(self, n, before[n]) for n in self_attention_layers(unet, layers)}
         try:
-            unet.set_attn_processor(before | shared)
-            yield self
+            with replaced(unet, self_attention_layers(unet, layers), partial(self.processor, self)):
+                yield self
         finally:
-            unet.set_attn_processor(dict(before))
             self.bank.clear()

@@ -7,17 +7,10 @@ _ABBREVIATIONS = {"mr", "mrs", "ms", "dr", "st", "prof", "sr", "jr", "vs", "e.g"
 
 
 def sentences(paragraph):
-    """A paragraph, sentence by sentence.
+    """A paragraph as a list of its sentences, without the space between them.
 
-    Parameters
-    ----------
-    paragraph : str
-
-    Returns
-    -------
-    list of str
-        Without the space between them. ``"Mr. Bear"``, ``"3.5"``, ``"J. Bear"``, ``"No. 5"`` and
-        ``'"Stop!" he said'`` do not end a sentence; ``"She said no."`` does.
+    ``"Mr. Bear"``, ``"3.5"``, ``"J. Bear"``, ``"No. 5"`` and ``'"Stop!" he said'`` do not end a sentence;
+    ``"She said no."`` does.
     """
     return [paragraph[a:b] for a, b in spans(paragraph)]
 

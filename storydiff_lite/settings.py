@@ -14,6 +14,8 @@ import numbers
 import warnings
 from dataclasses import dataclass, field, fields
 
+from .checks import check_choice, check_layers, check_number, check_pair, check_refine, check_text
+
 DTYPES = ("float32", "float16", "bfloat16")
 #: how panels beyond the window are reached; in which steps panels read each other, by name
 LONG_STORIES, SCHEDULES = ("passes", "attention", "bank"), ("always", "released")
@@ -47,13 +49,6 @@ REFINE = 0.5
 FPS = 1000
 #: seconds that a GIF's frame can stand still: it counts them in 16 bits
 LONGEST = 655
-#: what an error adds to a range
-NOTES = {
-    "num_frames": ": the first and the last picture are frames too",
-    "frames": ": both panels are frames too",
-    "hold": ": each panel stands for a frame",
-    "refine": ", 0 for not at all",
-}
 
 
 def _setting(default, low=None, high=math.inf, means=None, carried=True, **option):
@@ -182,7 +177,7 @@ class StorySettings:
             raise ValueError(
                 f"generator is {self.generator!r}; it must be 'portable', or a torch.Generator, or left out."
             )
-        _check_layers(self.layers)
+        check_layers(self.layers)
         start = self.start_merge_step
         if isinstance(start, numbers.Real) and not isinstance(start, (bool, numbers.Integral)):
             check_number(
@@ -200,7 +195,7 @@ class StorySettings:
                 )
         for name, least in (("original_size", 0), ("crops_coords_top_left", -math.inf), ("target_size", 0)):
             if getattr(self, name) is not getattr(StorySettings, name):  # a default needs no check
-                _check_pair(name, getattr(self, name), least)
+                check_pair(name, getattr(self, name), least)
         if isinstance(self.negative_prompt, str):
             check_text(self.negative_prompt, "The negative prompt")
 
@@ -307,19 +302,8 @@ class VideoSettings:
 
 
 def default_steps(scheduler):
-    """Denoising steps of a story where nobody says how many.
+    """Denoising steps where nobody says how many: 12 with a multistep solver (`MULTISTEP`), else 25.
 
-    Parameters
-    ----------
-    scheduler : diffusers scheduler
-
-    Returns
-    -------
-    int
-        12 with a multistep solver (`MULTISTEP`), else 25.
-
-    Notes
-    -----
     A step of DDIM or Euler follows a straight line; its error grows with the square of its length.  A
     multistep solver of order 2 (DPM-Solver++, 2211.01095; UniPC, 2302.04867) also knows from the prediction
     before how the path bends; its error grows with the cube.  So it needs half the steps, and each costs one
@@ -352,31 +336,6 @@ def options(kind):
     return found
 
 
-# ------------------------------------------------------------------------------------------------- checks
-
-
-def check_number(name, value, kind=numbers.Real, low=0, high=math.inf, optional=False, means=None):
-    """Raise TypeError or ValueError unless a setting is a number of this kind, from ``low`` to ``high``, or
-    None if ``optional``; ``means`` says in the error what it is.
-    """
-    if optional and value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, kind):
-        wanted = "a whole number" if kind is numbers.Integral else "a number"
-        raise TypeError(f"{name} must be {wanted}, not {value!r}.")
-    if not low <= value <= high or math.isinf(value):
-        span = f"at least {low}" if high == math.inf else f"between {low} and {high}"
-        is_ = f"is {means} and " if means else ""
-        raise ValueError(f"{name} is {value}; it {is_}must be {span}{NOTES.get(name, '')}.")
-
-
-def check_choice(name, value, choices):
-    """Raise ValueError unless a setting is one of these."""
-    if value not in choices:
-        *others, last = map(repr, choices)
-        raise ValueError(f"{name} is {value!r}; it must be {', '.join(others)} or {last}.")
-
-
 def _check_fields(settings):
     """Raise TypeError or ValueError where a number is out of its field's range, or a name not one of its."""
     for f in fields(settings):
@@ -386,70 +345,3 @@ def _check_fields(settings):
             check_number(f.name, getattr(settings, f.name), kind, low, high, f.default is None, means)
         elif f.type == "str" and "choices" in option:  # a name and nothing else
             check_choice(f.name, getattr(settings, f.name), option["choices"])
-
-
-def _check_layers(layers):
-    """Raise TypeError or ValueError unless it names layers; whether a model has them is not known here."""
-    if not isinstance(layers, (str, list, tuple, set)):
-        raise TypeError(
-            "layers must be 'up', 'mid', 'down', 'all', the beginning of a layer's name, or a list of these, "
-            f"not {layers!r}."
-        )
-    if not layers:
-        raise ValueError(
-            f"layers is {layers!r}: panels would read each other nowhere. Name some, such as 'up'; each "
-            "panel for itself is consistency=0."
-        )
-    for word in [layers] if isinstance(layers, str) else layers:
-        if not isinstance(word, str) or not word:
-            raise TypeError(f"layers must be names, such as 'up' or 'up_blocks.1', and one is {word!r}.")
-
-
-def _check_pair(name, value, least):
-    """Raise TypeError or ValueError unless it is (height, width) or (top, left)."""
-    pair = isinstance(value, (tuple, list)) and len(value) == 2
-    if not pair or any(isinstance(n, bool) or not isinstance(n, numbers.Real) for n in value):
-        raise TypeError(f"{name} must be two numbers, such as (512, 512), not {value!r}.")
-    if any(not math.isfinite(number) or number < least for number in value):
-        raise ValueError(
-            f"{name} is {value!r}: two finite numbers of pixels" + ", at least 0." * (least == 0)
-        )
-
-
-def check_seed(seed):
-    """A seed as an int; TypeError or ValueError unless it is a whole number from 0 to 2**63 - 1."""
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
-        raise TypeError(f"The seed must be a whole number, not {seed!r}.")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"The seed is {seed}; it must be a whole number from 0 to 2**63 - 1.")
-    return int(seed)
-
-
-def check_refine(strength, steps=3, most=1000):
-    """Raise ValueError if frames would be redrawn so weakly that the scheduler has no steps for it.
-
-    Parameters
-    ----------
-    strength : float
-        More than 0.
-    steps : int
-        In so many steps.
-    most : int
-        Noise levels that the scheduler has.
-    """
-    if steps > most or round(steps / strength) > most:
-        raise ValueError(
-            f"refine is {strength}; in {steps} steps it must be 0, for not at all, or between "
-            f"{steps / most:.3g} and 1."
-        )
-
-
-def check_text(text, what):
-    """Raise ValueError unless a text can be written down as UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{what} has a character that is none (half of a pair, {text[error.start]!r}, the "
-            f"{error.start + 1}. of the text). Take it out."
-        ) from None

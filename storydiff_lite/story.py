@@ -27,13 +27,13 @@ from __future__ import annotations
 
 import difflib
 import re
-import unicodedata
 import warnings
 from dataclasses import dataclass, field
 
+from . import brackets
 from .mentions import Mentions
 from .panels import Panel
-from .places import SAID, boxes, read_place
+from .places import boxes, read_place
 from .sentences import sentences, spans
 
 __all__ = ["NC", "Panel", "Story", "StoryError", "as_panels", "parse", "read_story", "sentences"]
@@ -109,12 +109,7 @@ def parse(text):
 
 
 def read_story(text):
-    """The panels of a story text, see `parse`.
-
-    Returns
-    -------
-    list of Panel
-    """
+    """The panels of a story text, a list, see `parse`."""
     return parse(text).panels
 
 
@@ -169,97 +164,15 @@ def as_panels(story):
 
 def _panel(prompt):
     """A panel of a prompt, which may begin with ``[NC]``."""
-    m = _first_name(prompt.translate(_MARKS))
-    no_character = bool(m) and _name(m[1]) == "NC"
+    m = brackets.first_name(prompt.translate(brackets.MARKS))
+    no_character = bool(m) and brackets.known_name(m[1]) == "NC"
     if not no_character:
         return Panel(prompt)
     prompt = prompt[m.end() :].lstrip()
-    return Panel(prompt[m.end() :] if (m := _AFTER_NC.match(prompt)) else prompt, no_character=True)
+    return Panel(prompt[m.end() :] if (m := brackets.AFTER_NC.match(prompt)) else prompt, no_character=True)
 
 
 # ------------------------------------------------------------------------------------------------- reading
-
-#: the marks of an East Asian keyboard -> those that they are read as
-_MARKS = str.maketrans("【】［］＃", "[][]#")
-#: marks that nobody sees: an order of bytes, a direction of writing; some editors begin a line with one
-_UNSEEN = "\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff"
-_DECLARATION = re.compile(rf"[\s{_UNSEEN}]*\[([^\[\]#]*)\]([^\[\]#]*)")  # one name in front, and no caption
-_SEPARATORS = re.compile(r"[\s:：=|,，;；>→–—-]+")  # behind a name: "[Mia]: a cat", "[Mia] - a cat"
-_AFTER_NC = re.compile(r"(?:[:：]\s*|[–—-]\s+)+")  # "[NC]: the sea"; but "[NC] -5 degrees"
-_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
-_PLACE = re.compile(rf"(\[[^\[\]]*\])\s+({SAID}),?")  # "[Bo] left, waving"
-_OPPOSITE = {"left": "right", "right": "left", "middle": "right"}
-_LIST_MARK = re.compile(rf"[\s{_UNSEEN}]*(?:(\d+)[.)]|([-*•]))\s+")  # "1. a bear reads", "- a bear reads"
-_LINE_END = re.compile(r"\r\n|\r|\n")
-_UNSPACED = re.compile("[\u0e00-\u109f\u1780-\u17ff]")  # Thai to Burmese, Khmer: scripts without spaces
-
-
-def _first_name(text):
-    """Match of the brackets that a text begins with, or None."""
-    return re.match(rf"[\s{_UNSEEN}]*\[([^\[\]]*)\]", text)
-
-
-def _in_word(c):
-    """Whether a character is part of a word: a letter, a digit, or a mark on one of them."""
-    return c.isalnum() or c == "_" or unicodedata.category(c)[0] == "M"
-
-
-def _find_name(name, text):
-    """Where a name stands in a text, and not as part of a word; -1 if nowhere."""
-    forms = (re.escape(unicodedata.normalize(form, name)) for form in ("NFC", "NFD"))
-    for m in re.finditer("|".join(forms), text):
-        around = text[max(0, m.start() - 1) : m.start()] + text[m.end() : m.end() + 1]
-        if not any(map(_in_word, around)):
-            return m.start()
-    return -1
-
-
-def _is_spaced(c):
-    """Whether a character is part of a word of a script that has spaces between words."""
-    return _in_word(c) and unicodedata.east_asian_width(c) not in "WF" and not _UNSPACED.match(c)
-
-
-def _spaced(prompt):
-    """A prompt with single spaces, and with one where a word or a name touches a name."""
-    out = ""
-    for c in " ".join(prompt.split()):
-        last = out[-1:] or " "
-        if (last == "]" and (c == "[" or _is_spaced(c))) or (c == "[" and _is_spaced(last)):
-            out += " "
-        out += c
-    return out
-
-
-def _without_list_marks(lines):
-    """Lines (offset, line) without "1.", "2.", ..., or "-" before each, as a list of panels may come."""
-    panels = [line for _, line in lines if line.strip()]
-    marks = [_LIST_MARK.match(line) for line in panels]
-    kinds = {m and m[2] for m in marks}
-    counted = all(m and m[1] == str(i) for i, m in enumerate(marks, 1))
-    if len(panels) < 2 or not (counted or (len(kinds) == 1 and kinds < {*"-*•"})):
-        return lines
-    found = []
-    for start, line in lines:
-        skip = m.end() if (m := _LIST_MARK.match(line)) else 0
-        found.append((start + skip, line[skip:]))
-    return found
-
-
-def _name(text):
-    """A name as it is known by, however its accents and spaces were typed."""
-    return unicodedata.normalize("NFC", " ".join(re.sub(f"[{_UNSEEN}]", "", text).split()))
-
-
-def _without_places(text, said=()):
-    """A text without the words for places behind its names, and behind those who are ``said`` otherwise."""
-    names = "|".join([r"\[[^\[\]]*\]", *(rf"\b{re.escape(words)}" for words in said)])
-    return re.sub(rf"({names})\s+{SAID},?", r"\1", text)
-
-
-def _description(text):
-    """A description without what separates it from the name before it, and without a full stop."""
-    text = " ".join(text.split())
-    return re.sub(r"[\s.,;]+$", "", text[m.end() :] if (m := _SEPARATORS.match(text)) else text)
 
 
 class _Reader:
@@ -267,13 +180,13 @@ class _Reader:
 
     def __init__(self, text):
         self.text = text.removeprefix("\ufeff")  # a byte order mark is no part of the text
-        self.marks = self.text.translate(_MARKS)  # of the same length
+        self.marks = self.text.translate(brackets.MARKS)  # of the same length
         self.lines, start = [], 0
-        for end in [*_LINE_END.finditer(self.text), None]:
+        for end in [*brackets.LINE_END.finditer(self.text), None]:
             self.lines.append((start, self.marks[start : end.start() if end else None]))
             start = end and end.end()
         self.cast, self.declared, self.written = {}, {}, []
-        self.mentions = Mentions(self.cast, _name)
+        self.mentions = Mentions(self.cast, brackets.known_name)
 
     def error(self, what, offset):
         line = max(i for i, (start, _) in enumerate(self.lines) if start <= offset)
@@ -281,7 +194,7 @@ class _Reader:
 
     def story(self):
         self._check_characters()
-        rest = _without_list_marks(self._read_cast())
+        rest = brackets.without_list_marks(self._read_cast())
         panels = []
         for block in self._blocks(rest):
             begin, end = block[0][0], block[-1][0] + len(block[-1][1])
@@ -320,14 +233,14 @@ class _Reader:
                 if self.cast:
                     return self.lines[i:]
                 continue
-            m = _DECLARATION.fullmatch(line)
-            if not m or _name(m[1]) == "NC":
+            m = brackets.DECLARATION.fullmatch(line)
+            if not m or brackets.known_name(m[1]) == "NC":
                 if any(
                     rest.strip() for _, rest in self.lines[i + 1 :]
                 ):  # one line is no cast: it has no panels
                     self._check_no_declaration(start, line)
                 return self.lines[i:]
-            name, description = _name(m[1]), _description(m[2])
+            name, description = brackets.known_name(m[1]), brackets.description(m[2])
             at = start + m.start(1) - 1
             if not name:
                 raise self.error("there is no name in these brackets. Write [Name], then who that is.", at)
@@ -344,11 +257,11 @@ class _Reader:
 
     def _check_no_declaration(self, start, line):
         """Raise StoryError where a line names somebody new, and would declare him but for a mark in it."""
-        m = _first_name(line)
-        if not m or "#" in m[1] or not (name := _name(m[1])) or name in {*self.cast, "NC"}:
+        m = brackets.first_name(line)
+        if not m or "#" in m[1] or not (name := brackets.known_name(m[1])) or name in {*self.cast, "NC"}:
             return
         marks = [f"'{mark}'" for mark in ("#", "[", "]") if mark in line[m.end() :]]
-        plain = _description(re.sub(r"[\[\]]", "", line[m.end() :].split("#")[0]))
+        plain = brackets.description(re.sub(r"[\[\]]", "", line[m.end() :].split("#")[0]))
         raise self.error(
             f"[{name}] is not declared yet, and a line with {' and '.join(marks)} does not declare anybody. "
             f"To say who [{name}] is, write '[{name}] {plain or 'a bear'}', and nothing else. If this is a "
@@ -390,7 +303,7 @@ class _Reader:
             )
         places, drawn = self._places(found.text, found.names, first), found.text
         if places:
-            whole, drawn = (_without_places(text, found.said) for text in (whole, drawn))
+            whole, drawn = (brackets.without_places(text, found.said) for text in (whole, drawn))
         if not drawn:
             raise self.error("a panel of the story is empty: say what it shows.", first)
         caption = None
@@ -402,7 +315,7 @@ class _Reader:
             (NC + " ") * nobody + written + ("" if caption is None else f" # {caption}".rstrip())
         )
         return Panel(
-            _BRACKETS.sub(lambda m: self.cast[_name(m[1])], drawn),
+            brackets.BRACKETS.sub(lambda m: self.cast[brackets.known_name(m[1])], drawn),
             caption and self._without_brackets(caption),
             no_character=nobody,
             characters=found.names,
@@ -413,21 +326,21 @@ class _Reader:
 
     def _scene(self, prompt, begin, first):
         """Whether a prompt begins with ``[NC]``, and what stands behind it, with single spaces."""
-        nobody = bool((m := _first_name(prompt)) and _name(m[1]) == "NC")
+        nobody = bool((m := brackets.first_name(prompt)) and brackets.known_name(m[1]) == "NC")
         skip = m.end() if nobody else 0
         names = self._names(prompt, begin, skip)
         if nobody and names:
             raise self.error(
                 f"[NC] says that nobody is in this panel, and [{names[0]}] is. Drop one of them.", first
             )
-        scene = _spaced(prompt[skip:])
-        return nobody, scene[m.end() :] if nobody and (m := _AFTER_NC.match(scene)) else scene
+        scene = brackets.spaced(prompt[skip:])
+        return nobody, scene[m.end() :] if nobody and (m := brackets.AFTER_NC.match(scene)) else scene
 
     def _places(self, prompt, names, offset):
         """The places behind the names of a panel of several; none unless each name has one."""
         found = {}
-        for m in _PLACE.finditer(prompt):
-            found.setdefault(_name(m[1][1:-1]), m[2])
+        for m in brackets.PLACE.finditer(prompt):
+            found.setdefault(brackets.known_name(m[1][1:-1]), m[2])
         box = next((said for said in found.values() if said.startswith("at")), None)
         if not found or (len(names) < 2 and not box):
             return ()
@@ -442,7 +355,7 @@ class _Reader:
             name, word = next(iter(found.items()))
             warnings.warn(
                 f"{word!r} behind [{name}] is drawn as a word, for [{missing[0]}] has no place. If it is "
-                f"one, say where everybody stands: '[{missing[0]}] {_OPPOSITE[word]}'.",
+                f"one, say where everybody stands: '[{missing[0]}] {brackets.OPPOSITE[word]}'.",
                 stacklevel=2,
             )
             return ()
@@ -456,16 +369,16 @@ class _Reader:
     def _without_brackets(self, caption):
         """A caption in which ``[Name]`` is the name; other brackets are as they were typed."""
         out, at = "", 0
-        for m in _BRACKETS.finditer(caption.translate(_MARKS)):
-            if (name := _name(m[1])) in self.cast:
+        for m in brackets.BRACKETS.finditer(caption.translate(brackets.MARKS)):
+            if (name := brackets.known_name(m[1])) in self.cast:
                 out, at = out + caption[at : m.start()] + name, m.end()
         return out + caption[at:]
 
     def _names(self, prompt, begin, skip):
         """Names in a prompt, in order, each once; what is wrong with a name is told."""
         found, seen = [], list(prompt)
-        for m in _BRACKETS.finditer(prompt, skip):
-            name = _name(m[1])
+        for m in brackets.BRACKETS.finditer(prompt, skip):
+            name = brackets.known_name(m[1])
             seen[m.start() : m.end()] = " " * len(m[0])
             if name == "NC":
                 raise self.error(
@@ -481,7 +394,7 @@ class _Reader:
             if (at := seen.find(bracket, skip)) >= 0:
                 raise self.error(f"this '{bracket}' {wrong}.", begin + at)
         for name in self.cast:
-            if (at := _find_name(name, seen)) >= 0:
+            if (at := brackets.find_name(name, seen)) >= 0:
                 raise self.error(
                     f"{name} is somebody of the cast and stands here without brackets: write [{name}].",
                     begin + at,

@@ -223,21 +223,10 @@ def _trigger_place(ids, trigger_id):
 
 
 def drop_trigger(input_ids, trigger_id, max_length, pad_id):
-    """The text-only twin of a caption: the same ids without the trigger, cut or padded.
+    """The text-only twin of a caption: its ids without the trigger, cut or padded, EOS kept.
 
     Delayed conditioning reads it in the first steps, so that the layout comes from the words alone.
-
-    Parameters
-    ----------
-    input_ids : list of int
-        As for `expand_class_token`.
-    trigger_id, max_length, pad_id : int
-        As for `expand_class_token`.
-
-    Returns
-    -------
-    list of int
-        ``max_length`` ids, EOS kept.
+    Parameters are as of `expand_class_token`.
 
     Notes
     -----
@@ -271,16 +260,8 @@ def _without_padding(ids, pad_id):
 def fit_caption(tokenizer, caption):
     """The caption, without the words that do not fit into the text encoder; warns which words were cut.
 
-    Parameters
-    ----------
-    tokenizer : CLIPTokenizer
-    caption : str
-
-    Returns
-    -------
-    str
-        The caption itself when it has at most ``tokenizer.model_max_length`` tokens (77 with BOS and EOS),
-        otherwise its beginning, cut between words.
+    A caption of at most ``tokenizer.model_max_length`` tokens (77 with BOS and EOS) is returned as it is, of
+    a longer one the beginning, cut between words.
     """
     found = tokenizer(caption, return_offsets_mapping=True, verbose=False)
     limit = tokenizer.model_max_length
@@ -299,3 +280,14 @@ def fit_caption(tokenizer, caption):
         stacklevel=3,
     )
     return caption[:end]
+
+
+def tokens_and_words(tokenizer, caption):
+    """A caption's tokens, a list of str, and its words: a list of (word, places of its tokens)."""
+    found, places = tokenizer(caption, return_offsets_mapping=True, verbose=False), {}
+    for place, word in enumerate(found.word_ids(0)):
+        if word is not None:  # the begin and end tokens are no words
+            places.setdefault(word, []).append(place)
+    letters = found.offset_mapping  # of each token, where it begins and ends
+    words = [(caption[letters[own[0]][0] : letters[own[-1]][1]], own) for own in places.values()]
+    return [t.removesuffix("</w>") for t in tokenizer.convert_ids_to_tokens(found.input_ids)], words

@@ -47,6 +47,15 @@ def test_interval():
     assert mean - low == pytest.approx(high - mean)
 
 
+def test_expected_of_as_many_stories_is_the_interval_and_of_fewer_wider():
+    record = {"rows": {"rate 1": [{"clean": v} for v in [0.0, 1.0] * 50]}}
+    assert experiments.expected(record, "rate 1", 100, "clean") == pytest.approx(
+        experiments.mean_and_interval([0.0, 1.0] * 50)[1:]
+    )
+    low, high = experiments.expected(record, "rate 1", 4, "clean")
+    assert (low + high) / 2 == pytest.approx(0.5) and high == pytest.approx(0.5 + 0.98 * (25 / 99) ** 0.5)
+
+
 def test_a_quote_says_mean_interval_and_how_many():
     record = {"stories": 60, "summary": {"rate 1": {"agreement": [0.881, 0.853, 0.908]}}}
     said = "In the record, mean of 60: agreement 0.88 (95% interval 0.85 to 0.91)."

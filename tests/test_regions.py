@@ -15,6 +15,7 @@ from storydiff_lite.attention_maps import AttentionRecorder
 from storydiff_lite.cast import may_read
 from storydiff_lite.experiments import regions as experiment
 from storydiff_lite.experiments import together
+from storydiff_lite.experiments.cast import crops
 from storydiff_lite.identity import IdentityReader, one_trigger
 from storydiff_lite.places import boxes
 from storydiff_lite.regions import Regions, RegionTexts, own_words
@@ -567,7 +568,7 @@ def test_stories_of_two_together():
         assert all(getattr(first, k) != getattr(second, k) for k in ("species", *experiment.FREE))
         (free, told), (named, same) = experiment.two_together(i), experiment.two_together(i, named=True)
         assert told == same
-        for panel, full, who, (actions, scene) in zip(free, named, experiment.CAST, told, strict=True):
+        for panel, full, who, (actions, scene) in zip(free, named, experiment.shown(2), told, strict=True):
             assert panel.characters == tuple("AB"[k] for k in who) == full.characters
             words = [(first, second)[k].species for k in who]
             assert [s for s in panel.prompt.replace(",", "").split() if s in world.SPECIES] == words
@@ -582,14 +583,7 @@ def test_own_texts_name_one_character_and_the_scene():
     for j, r, text in found:
         said = world.mentioned(text)
         assert said["scene"] == told[j][1] and said["action"] == told[j][0][r]
-        assert said["species"] == experiment.characters(1)[experiment.CAST[j][r]].species
-
-
-def test_who_changed_places():
-    cat, bear = {"species": "cat"}, {"species": "bear"}
-    assert experiment.sorted_out([cat, bear], ["cat", "bear"]) == ([cat, bear], False)
-    assert experiment.sorted_out([cat, bear], ["bear", "cat"]) == ([bear, cat], True)
-    assert experiment.sorted_out([cat, cat], ["bear", "cat"]) == ([cat, cat], False)
+        assert said["species"] == experiment.characters(1)[experiment.shown(2)[j][r]].species
 
 
 def test_the_record_is_of_these_settings():
@@ -613,10 +607,10 @@ def test_stories_of_several_leave_looks_to_pictures(who):
     for i in range(8):
         cast = together.characters(i, who)
         assert len({c.species for c in cast}) == who and all(map(world.withheld, cast))
-        assert all(len({getattr(c, k) for c in cast}) == who for k in together.FREE)
-        panels, told = together.story_of(i, who, " img")
+        assert all(len({getattr(c, k) for c in cast}) == who for k in experiment.FREE)
+        panels, told = together.story(i, who, " img")
         assert [p.characters for p in panels[:who]] == [(name,) for name in "ABC"[:who]]
-        for panel, present, (actions, scene) in zip(panels, together.shown(who), told, strict=True):
+        for panel, present, (actions, scene) in zip(panels, experiment.shown(who), told, strict=True):
             assert len(panel.characters) == len(actions) == panel.prompt.count(" img") == len(present)
             said = world.mentioned(panel.prompt.replace(" img", ""))
             assert set(said) == {"species", "action", "scene"} and said["scene"] == scene
@@ -626,15 +620,16 @@ def test_stories_of_several_leave_looks_to_pictures(who):
 
 def test_parts_are_taken_for_whom_they_show():
     cat, bear, dog = ({"species": s} for s in ("cat", "bear", "dog"))
-    assert together.sorted_out([dog, cat, bear], ["cat", "bear", "dog"]) == [cat, bear, dog]
-    assert together.sorted_out([dog, dog, bear], ["cat", "bear", "dog"]) == [dog, dog, bear]
+    assert experiment.sorted_out([cat, bear], ["bear", "cat"]) == [bear, cat]
+    assert experiment.sorted_out([dog, cat, bear], ["cat", "bear", "dog"]) == [cat, bear, dog]
+    assert experiment.sorted_out([dog, dog, bear], ["cat", "bear", "dog"]) == [dog, dog, bear]
 
 
 def test_parts_stand_where_the_world_puts_them():
     """A part's middle column is that of its place, in a picture whose columns count up."""
     images = (torch.arange(128) / 128).expand(1, 3, 128, 128)
     for who in (2, 3):
-        parts = together.parts_of(images, who)
+        parts = crops(images, who)
         middles = [float(part[0, 0, 0, part.shape[-1] // 2]) for part in parts]
         assert middles == pytest.approx([(k + 0.5) / who for k in range(who)], abs=0.01)
 

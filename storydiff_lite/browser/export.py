@@ -223,13 +223,7 @@ SAMPLER = (
 def describe(pipe, words, kept, weights):
     """What a page must know of a pipeline: a dict that JSON can hold.
 
-    Parameters
-    ----------
-    pipe : StoryPipeline
-    words, kept
-        Of `modules.vocabulary`.
-    weights : str
-        Fingerprint of the weights.
+    ``words`` and ``kept`` are of `modules.vocabulary`, ``weights`` is the fingerprint of the weights.
     """
     new = {old: i for i, old in enumerate(kept)}
     layers = []

@@ -22,7 +22,7 @@ from . import (
     together,
     video,
 )
-from .consistency import measure, settings, story
+from .consistency import expected, measure, settings, story
 from .identity import identity_settings, measure_identity, people
 from .records import change, load, mean_and_interval, quote, summary
 

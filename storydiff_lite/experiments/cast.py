@@ -30,8 +30,8 @@ from .records import clean_panels, mean_agreement, reading, short
 KINDS = ("own", "leak", "pair", "twins", "both", "fidelity", "clean")
 
 SIDES = ("left", "right")
-#: where the two of a panel stand, in picture widths; where feet stand, in picture heights
-PLACES, FEET = (0.25, 0.75), 0.92
+#: where feet stand, in picture heights
+FEET = 0.92
 #: side of what is cut out around one of two, in picture heights: so that body and picture are to each other
 #: as in the pictures of one that the judge learnt from
 CROP = 0.7
@@ -52,18 +52,41 @@ def everyone(reader, other):
 RULES = {"everyone": everyone, "overlapping": overlapping, "by character": by_character}
 
 
+def story_of(rng, phrases, layout, described=False):
+    """A story of several characters.
+
+    Parameters
+    ----------
+    rng : random.Random
+        Draws scenes and actions.
+    phrases : list of str
+        What each character is called, such as "a cat".
+    layout : list of tuples of int
+        Characters of each panel, from left to right.
+    described : bool
+        Whether panels of several know these phrases, so that no region reads another's (`regions.own_words`).
+
+    Returns
+    -------
+    list of Panel
+    list of (list of str, str)
+        Of each panel the actions from left to right, and the scene: keys of `world.ACTIONS`, `world.SCENES`.
+    """
+    panels, wanted = [], []
+    for present, scene in zip(layout, rng.sample(tuple(world.SCENES), len(layout)), strict=True):
+        actions = rng.sample(tuple(world.ACTIONS), len(present))
+        parts = [f"{phrases[k]} {world.ACTIONS[a]}" for k, a in zip(present, actions, strict=True)]
+        text = f"{' and '.join(parts)} {world.SCENES[scene]}"
+        own = tuple(phrases[k] for k in present) if described and len(present) > 1 else ()
+        panels.append(Panel(text, characters=tuple("ABC"[k] for k in present), described=own))
+        wanted.append((actions, scene))
+    return panels, wanted
+
+
 def two(i: int) -> list[Panel]:
     """The i-th story of two characters."""
     rng = random.Random(f"cast/{i}")
-    first, second = rng.sample(world.SPECIES, 2)
-    names = [world.article(s) for s in (first, second)]
-    scenes = rng.sample(tuple(world.SCENES.values()), len(CAST))
-    panels = []
-    for characters, scene in zip(CAST, scenes, strict=True):
-        actions = rng.sample(tuple(world.ACTIONS.values()), len(characters))
-        text = " and ".join(f"{names[k]} {action}" for k, action in zip(characters, actions, strict=True))
-        panels.append(Panel(f"{text} {scene}", characters=tuple("AB"[k] for k in characters)))
-    return panels
+    return story_of(rng, [world.article(s) for s in rng.sample(world.SPECIES, 2)], CAST)[0]
 
 
 def cast_settings() -> dict[str, dict]:
@@ -72,16 +95,16 @@ def cast_settings() -> dict[str, dict]:
     return out | {name: {"consistency": 0.5, "rule": name} for name in RULES}
 
 
-def crops(images, places=PLACES):
-    """Left and right character of pictures [B, 3, S, S]: a square around the place where each of two stands
-    (`world.random_actor`), as large beside its character as a picture of one; edges are repeated outwards.
-    ``places``: of others than two, in picture widths.
+def crops(images, who=2):
+    """The parts of pictures [B, 3, S, S] of ``who`` characters, from left to right: each a square around the
+    place where one stands (`world.random_actor`), as large beside its character as a picture of one; edges
+    are repeated outwards.
     """
     s = images.shape[-1]
     side = round(CROP * s)
     wide = F.pad(images, (side,) * 4, mode="replicate")
     bottom = side + round((FEET + (1 - FEET) * CROP) * s)
-    lefts = (side + round((x * s) - side / 2) for x in places)
+    lefts = (side + round((k + 0.5) / who * s - side / 2) for k in range(who))
     return tuple(wide[..., bottom - side : bottom, x : x + side] for x in lefts)
 
 
@@ -129,23 +152,21 @@ def shown(both, prompts):
     return {"mean": sum(hits) / len(hits)}
 
 
-def reading_crops(judge, pictures=200):
-    """How well the judge reads such parts: share of right answers on pictures of two, by attribute, drawn as
-    large as the model draws.
+def reading_crops(judge, rng, who=2, pictures=200):
+    """How well the judge reads such parts: share of right answers on true pictures of several that ``rng``
+    draws, by attribute, as large as the model draws.
     """
-    size = weights.picture_size()
-    rng, right = random.Random("halves"), {k: 0 for k in ("species", "action", *FREE)}
-    drawn = []
+    right, drawn = dict.fromkeys(("species", "action", *FREE), 0), []
     for _ in range(pictures):
-        characters = [world.Character.random(rng, species=s) for s in rng.sample(world.SPECIES, 2)]
+        characters = [world.Character.random(rng, species=s) for s in rng.sample(world.SPECIES, who)]
         drawn.append(world.random_group(rng, characters))
-    images = torch.stack([torch.tensor(draw(p, size)) / 255 for p in drawn])
-    for side, part in enumerate(crops(images)):
+    images = torch.stack([torch.tensor(draw(p, weights.picture_size())) / 255 for p in drawn])
+    for place, part in enumerate(crops(images, who)):
         for picture, read in zip(drawn, judge.names(part), strict=True):
-            truth = world.labels(picture, side)
+            truth = world.labels(picture, place)
             for k in right:
                 right[k] += read[k] == truth[k]
-    return {k: round(n / (2 * pictures), 4) for k, n in right.items()}
+    return {k: round(n / (who * pictures), 4) for k, n in right.items()}
 
 
 EXPERIMENT = story_experiment(
@@ -154,7 +175,7 @@ EXPERIMENT = story_experiment(
     measure_cast,
     KINDS,
     panels=len(CAST),
-    then=lambda pipe, judge, stories: {"crops": reading_crops(judge)},
+    then=lambda pipe, judge, stories: {"crops": reading_crops(judge, random.Random("halves"))},
     stories=16,
     golden=("by character",),
 )

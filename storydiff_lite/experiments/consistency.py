@@ -8,7 +8,7 @@ from .. import world
 from ..defects import DefectJudge
 from ..judge import StoryJudge
 from ..pipeline import StoryPipeline
-from .records import PANELS, Experiment, header, judged, sweep
+from .records import PANELS, Experiment, header, judged, mean_and_interval, sweep
 
 KINDS = ("agreement", "fidelity", "clean")
 STEPS = 12  # denoising steps: what the model draws with by default
@@ -63,6 +63,17 @@ def measure(pipe, judge, setting, stories, seeds=None, batch_size=None, also=Non
         row |= also(names, prompts, output.images) if also else {}
         rows.append({"story": prompts, "seed": seed} | row)
     return rows
+
+
+def expected(record, setting, few, kind="agreement") -> tuple[float, float]:
+    """Between which limits the mean of ``few`` stories of a record's setting lies, 19 times of 20.
+
+    The record's own interval, as wide as the mean of so few makes it: for a live sample beside the record.
+    """
+    values = [row[kind] for row in record["rows"][setting]]
+    mean, _, high = mean_and_interval(values)
+    half = (high - mean) * (len(values) / few) ** 0.5
+    return mean - half, mean + half
 
 
 def pipe_and_judge(device="cpu"):

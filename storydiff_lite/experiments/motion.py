@@ -42,14 +42,9 @@ def places(clip, n):
 
 @torch.no_grad()
 def measure_motion(tokens, truth, parts) -> dict[str, float]:
-    """Errors of the tokens of one clip.
+    """Errors of the tokens of one clip [F, S, D].
 
-    Parameters
-    ----------
-    tokens : Tensor [F, S, D]
-    truth : Tensor [2 F - 1, S, D]
-        Of true pictures, twice as many.
-    parts : array [2 F - 1, parts, 2]
+    ``truth`` [2 F - 1, S, D] is of twice as many true pictures, ``parts`` [2 F - 1, J, 2] their joints.
 
     Returns
     -------

@@ -1,14 +1,14 @@
 """Two characters in one panel: by words alone, by regions, by a text for each (chapter 10).
 
 Stories of four panels in 12 steps: each of two characters alone, and two panels of both, named in one order
-and in the other.  The judge reads panels of both in `cast.crops`, left and right; where it reads the
-two species that were asked for, but with changed places, each part is taken for the character that it shows.
+and in the other.  Of panels of both the judge reads the two parts of `cast.crops`; where it reads the species
+that were asked for, but with changed places, each part is taken for the character that it shows.
 
 *self*: agreement of looks of a character with itself, over the pairs of its three panels; *leak*: of the two
 in one panel; *chance*: of the two in their own panels; *both*: both species are read; *place*: and each where
 it should stand; *action*, *scene*: as the prompt says, in panels of both; *one*: species, action and scene of
 panels of one; *named*: looks of a character in panels of both are those that the declaration names, or would
-name; *exchanged*: they are the other's, whose differ in all of them.
+name; *exchanged*: they are the other's, whose differ in all of them; *alone*: as *named*, in panels of one.
 """
 
 from __future__ import annotations
@@ -23,15 +23,12 @@ from ..judge import FREE
 from ..neighbours import drawing
 from ..regions import RegionTexts
 from ..schedule import AttentionPlan
-from ..story import Panel
-from .cast import crops
+from .cast import crops, story_of
 from .consistency import STEPS, story_experiment
 from .neighbours import clock, with_seconds
 from .records import clean_panels, mean_agreement, reading
 
 KINDS = ("self", "leak", "chance", "both", "place", "action", "scene", "one", "named", "exchanged", "clean")
-#: characters of each panel, from left to right
-CAST = ((0,), (1,), (0, 1), (1, 0))
 RATE = 0.5
 
 
@@ -50,44 +47,41 @@ def regions_settings() -> dict[str, dict]:
     return out
 
 
+def shown(who: int) -> list[tuple[int, ...]]:
+    """Characters of each panel, from left to right: each alone, all, and all with the last one first.
+
+    >>> shown(2)
+    [(0,), (1,), (0, 1), (1, 0)]
+    """
+    every = tuple(range(who))
+    return [*((k,) for k in every), every, every[-1:] + every[:-1]]
+
+
+def unlike(rng, who: int, may_be=lambda character: True) -> list[world.Character]:
+    """Characters of different species, without a look in common; ``may_be`` says who will do."""
+    found = []
+    for species in rng.sample(world.SPECIES, who):
+        while True:
+            one = world.Character.random(rng, species=species)
+            if may_be(one) and all(getattr(one, k) != getattr(other, k) for k in FREE for other in found):
+                break
+        found.append(one)
+    return found
+
+
 def characters(i: int) -> list[world.Character]:
-    """The two of the i-th story: another species, and another look in all that may be named."""
-    rng = random.Random(f"regions/who/{i}")
-    first, second = rng.sample(world.SPECIES, 2)
-    one = world.Character.random(rng, species=first)
-    while True:
-        other = world.Character.random(rng, species=second)
-        if all(getattr(one, k) != getattr(other, k) for k in FREE):
-            return [one, other]
+    """The two of the i-th story."""
+    return unlike(random.Random(f"regions/who/{i}"), 2)
 
 
 def two_together(i: int, named=False, words=True):
-    """The i-th story, and for each panel what its characters do, and where.
+    """The i-th story, as of `story_of`.
 
-    Parameters
-    ----------
-    named : bool
-        Whether the declaration names the looks.
-    words : bool
-        Whether a region is kept from reading the words that describe the other (`regions.own_words`).
-
-    Returns
-    -------
-    list of Panel
-    list of (list of str, str)
-        Actions from left to right, and the scene, by the names of `world.ACTIONS` and `world.SCENES`.
+    ``named``: whether the declaration names the looks; ``words``: whether a region is kept from reading the
+    words that describe the other.
     """
-    rng, looks = random.Random(f"regions/{i}"), set(FREE) if named else frozenset()
-    phrases = [world.describe(c, looks) for c in characters(i)]
-    panels, shown = [], []
-    for present, scene in zip(CAST, rng.sample(tuple(world.SCENES), len(CAST)), strict=True):
-        actions = rng.sample(tuple(world.ACTIONS), len(present))
-        parts = [f"{phrases[k]} {world.ACTIONS[a]}" for k, a in zip(present, actions, strict=True)]
-        text = f"{' and '.join(parts)} {world.SCENES[scene]}"
-        described = tuple(phrases[k] for k in present) if words and len(present) > 1 else ()
-        panels.append(Panel(text, characters=tuple("AB"[k] for k in present), described=described))
-        shown.append((actions, scene))
-    return panels, shown
+    phrases = [world.describe(c, set(FREE) if named else frozenset()) for c in characters(i)]
+    return story_of(random.Random(f"regions/{i}"), phrases, shown(2), words)
 
 
 def own_texts(panels):
@@ -116,10 +110,10 @@ class OwnTexts(AttentionPlan):
             yield self
 
 
-def draw(pipe, setting: dict, i: int, seed=None, **call):
+def draw(pipe, setting: dict, i: int, **call):
     """The i-th story under a setting, as `StoryOutput`; ``call``: more arguments of the pipeline's call."""
     panels, _ = two_together(i, setting.get("named", False), setting.get("words", True))
-    call = {"num_inference_steps": STEPS, "seed": i if seed is None else seed, "apart": "regions"} | call
+    call = {"num_inference_steps": STEPS, "seed": i, "apart": "regions"} | call
     call |= {k: v for k, v in setting.items() if k not in ("text", "named", "words")}
     plan = partial(OwnTexts, pipe=pipe, panels=panels) if "text" in setting else None
     with drawing(pipe, plan):
@@ -127,48 +121,58 @@ def draw(pipe, setting: dict, i: int, seed=None, **call):
 
 
 def sorted_out(parts, species):
-    """What was read left and right, in the order of ``species``, and whether the two had changed places."""
-    changed = [part["species"] for part in parts] == species[::-1]
-    return (parts[::-1], True) if changed else (parts, False)
+    """What was read from left to right, in the order of ``species`` where just these were read."""
+    read = [part["species"] for part in parts]
+    return [parts[read.index(s)] for s in species] if sorted(read) == sorted(species) else parts
 
 
-def measure_regions(pipe, judge, setting, numbers, defects=None, **call):
-    """One row per story number: what stands at the top of this file."""
+def read_together(judge, images, cast, wanted):
+    """What the judge reads of a story whose panels, images [panels, 3, S, S], show the characters of `shown`.
+
+    ``wanted``: actions and scene of each panel, as of `story_of`.  For a row: what stands at the top of this
+    file, and `records.reading` of whole panels.
+    """
+    who = len(cast)
+    names, read = reading(judge, images, ("species", "action", "scene"))
+    looks = [[names[k]] for k in range(who)]  # of each character, panel by panel
+    found = {k: [] for k in ("both", "place", "action", "scene", "leak")}
+    parts = zip(*(judge.names(part) for part in crops(images[who:], who)), strict=True)
+    for part, name, present, (actions, scene) in zip(
+        parts, names[who:], shown(who)[who:], wanted[who:], strict=True
+    ):
+        species = [cast[k].species for k in present]
+        found["place"].append([one["species"] for one in part] == species)
+        part = sorted_out(part, species)
+        found["both"].append([one["species"] for one in part] == species)
+        found["action"] += [one["action"] == a for one, a in zip(part, actions, strict=True)]
+        found["scene"].append(name["scene"] == scene)
+        found["leak"].append(mean_agreement(combinations(part, 2))["mean"])
+        for k, one in zip(present, part, strict=True):
+            looks[k].append(one)
+    found["self"] = [mean_agreement(combinations(own, 2))["mean"] for own in looks]
+    found["chance"] = [mean_agreement(combinations([own[0] for own in looks], 2))["mean"]]
+    found |= {k: [] for k in ("one", "alone", "named", "exchanged")}
+    for one, (own, *rest), ((action,), scene) in zip(cast, looks, wanted, strict=False):
+        found["one"] += [own["species"] == one.species, own["action"] == action, own["scene"] == scene]
+        for a in FREE:
+            others = [getattr(other, a) for other in cast if other is not one]
+            found["alone"].append(own[a] == getattr(one, a))
+            found["named"] += [seen[a] == getattr(one, a) for seen in rest]
+            found["exchanged"] += [seen[a] in others for seen in rest]
+    return read | {k: {"mean": round(sum(v) / len(v), 4)} for k, v in found.items()}
+
+
+def measure_together(draw, story, pipe, judge, setting, numbers, defects=None, **call):
+    """One row per story number, with `read_together`: ``draw(pipe, setting, i, **call)`` draws the i-th
+    story, and ``story(i, setting)`` says its characters, its panels and what they want.
+    """
     rows = []
     for i in numbers:
-        start, (panels, wanted) = clock(pipe.device), two_together(i)
+        start = clock(pipe.device)
         images = draw(pipe, setting, i, output_type="pt", **call).images
-        seconds, cast = clock(pipe.device) - start, characters(i)
-        two = [j for j, shown in enumerate(CAST) if len(shown) == 2]
-        names, read = reading(judge, images, ("species", "action", "scene"))
-        parts = list(zip(*(judge.names(part) for part in crops(images[two])), strict=True))
-        looks = [[names[CAST.index((k,))]] for k in (0, 1)]  # of each character, panel by panel
-        found = {k: [] for k in ("both", "place", "action", "scene", "leak")}
-        for j, pair in zip(two, parts, strict=True):
-            actions, scene = wanted[j]
-            species = [cast[k].species for k in CAST[j]]
-            pair, changed = sorted_out(list(pair), species)
-            read_species = [part["species"] for part in pair]
-            found["both"].append(read_species == species)
-            found["place"].append(read_species == species and not changed)
-            found["action"] += [part["action"] == a for part, a in zip(pair, actions, strict=True)]
-            found["scene"].append(names[j]["scene"] == scene)
-            found["leak"].append(mean_agreement([pair])["mean"])
-            for k, part in zip(CAST[j], pair, strict=True):
-                looks[k].append(part)
-        found["self"] = [mean_agreement(combinations(own, 2))["mean"] for own in looks]
-        found["chance"] = [mean_agreement([(looks[0][0], looks[1][0])])["mean"]]
-        found["one"] = [
-            names[j][k] == v
-            for j, (k, *rest) in enumerate(CAST)
-            if not rest
-            for k, v in (("species", cast[k].species), ("action", wanted[j][0][0]), ("scene", wanted[j][1]))
-        ]
-        seen = [(k, part) for k, own in enumerate(looks) for part in own[1:]]
-        found["named"] = [part[a] == getattr(cast[k], a) for k, part in seen for a in FREE]
-        found["exchanged"] = [part[a] == getattr(cast[1 - k], a) for k, part in seen for a in FREE]
-        row = {"seed": i, "seconds": round(seconds, 3)} | read
-        row |= {k: {"mean": round(sum(v) / len(v), 4)} for k, v in found.items()}
+        row = {"seed": i, "seconds": round(clock(pipe.device) - start, 3)}
+        cast, panels, wanted = story(i, setting)
+        row |= read_together(judge, images, cast, wanted)
         rows.append(row | clean_panels(defects, images, [panel.prompt for panel in panels]))
     return rows
 
@@ -176,10 +180,9 @@ def measure_regions(pipe, judge, setting, numbers, defects=None, **call):
 EXPERIMENT = story_experiment(
     "regions",
     regions_settings,
-    measure_regions,
+    partial(measure_together, draw, lambda i, setting: (characters(i), *two_together(i))),
     KINDS,
-    panels=len(CAST),
-    stories=60,
+    stories=100,
     summarize=with_seconds,
     golden=("regions", "isolated", "two texts"),
 )

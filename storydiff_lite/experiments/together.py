@@ -1,16 +1,8 @@
 """Three in one panel; and two in one panel, each after its own pictures (chapter 10).
 
-A story shows each of its characters alone, and then twice all of them together, in two orders of mention, in
-12 steps.  Nothing but species, action and scene is named.  Of panels of all the judge reads a part for each
-character (`parts_of`); where it reads the species that were asked for, but with changed places, each part is
-taken for the character that it shows.
-
-*self*: agreement of looks of a character with itself, over the pairs of its three panels; *leak*: of those in
-one panel with each other; *chance*: of them in their own panels; *all*: every species is read; *place*: and
-each where it should stand; *action*, *scene*: as the prompt says, in panels of all; *one*: species, action
-and scene of panels of one; *right*: looks in panels of all that are those of the character, which only
-pictures tell, so that without them it is what chance makes; *alone*: the same in panels of one;
-*exchanged*: looks in panels of all that are another's there, who differs in all of them.
+Stories as in the record of regions, with looks that only pictures tell, measured as there
+(`regions.read_together`).  In this record *both* is *all*, and *named* is *right*: without pictures that is
+what chance makes.  *alone* is the same in panels of one.
 
 ``crops`` of the record: how well the judge reads such parts of true pictures.
 """
@@ -19,18 +11,12 @@ from __future__ import annotations
 
 import random
 import warnings
-from itertools import combinations
-
-import torch
 
 from .. import weights, world
-from ..judge import FREE
-from ..story import Panel
-from ..training.data import draw as rendered
-from .cast import crops
+from .cast import reading_crops, story_of
 from .consistency import ALL_GUIDED, STEPS, story_experiment
-from .neighbours import clock, with_seconds
-from .records import clean_panels, mean_agreement, reading
+from .neighbours import with_seconds
+from .regions import measure_together, shown, unlike
 
 KINDS = ("self", "leak", "chance", "all", "place", "action", "scene", "one", "alone", "right", "exchanged")
 KINDS += ("clean",)
@@ -54,46 +40,15 @@ def together_settings() -> dict[str, dict]:
     return out
 
 
-def shown(who: int) -> list[tuple[int, ...]]:
-    """Characters of each panel, from left to right: each alone, all, and all with the last one first.
-
-    >>> shown(2)
-    [(0,), (1,), (0, 1), (1, 0)]
-    """
-    every = tuple(range(who))
-    return [*((k,) for k in every), every, every[-1:] + every[:-1]]
-
-
 def characters(i: int, who: int) -> list[world.Character]:
-    """Those of the i-th story: of different species, without a look in common, and never trained on."""
-    rng, found = random.Random(f"together/who/{who}/{i}"), []
-    for species in rng.sample(world.SPECIES, who):
-        while True:
-            one = world.Character.random(rng, species=species)
-            if world.withheld(one) and all(
-                getattr(one, k) != getattr(other, k) for k in FREE for other in found
-            ):
-                break
-        found.append(one)
-    return found
+    """Those of the i-th story, never trained on."""
+    return unlike(random.Random(f"together/who/{who}/{i}"), who, world.withheld)
 
 
-def story_of(i: int, who: int, mark=""):
-    """The i-th story: list of Panel, and of each panel (actions from left to right, scene).
-
-    ``mark``: what stands behind each noun, such as ``" img"``.
-    """
-    rng, cast = random.Random(f"together/{who}/{i}"), characters(i, who)
-    phrases = [world.article(c.species) + mark for c in cast]
-    panels, told = [], []
-    for present, scene in zip(shown(who), rng.sample(tuple(world.SCENES), who + 2), strict=True):
-        actions = rng.sample(tuple(world.ACTIONS), len(present))
-        parts = [f"{phrases[k]} {world.ACTIONS[a]}" for k, a in zip(present, actions, strict=True)]
-        text = f"{' and '.join(parts)} {world.SCENES[scene]}"
-        described = tuple(phrases[k] for k in present) if len(present) > 1 else ()
-        panels.append(Panel(text, characters=tuple("ABC"[k] for k in present), described=described))
-        told.append((actions, scene))
-    return panels, told
+def story(i: int, who: int, mark=""):
+    """The i-th story, as of `story_of`; ``mark``: what stands behind each noun, such as ``" img"``."""
+    phrases = [world.article(c.species) + mark for c in characters(i, who)]
+    return story_of(random.Random(f"together/{who}/{i}"), phrases, shown(who), described=True)
 
 
 def albums(i: int, who: int) -> dict[str, list]:
@@ -103,11 +58,6 @@ def albums(i: int, who: int) -> dict[str, list]:
         name: [world.render(p, size) for p in world.random_strip(rng, REFERENCES, character)]
         for name, character in zip("ABC", characters(i, who), strict=False)
     }
-
-
-def parts_of(images, who: int):
-    """The part of each character of pictures [B, 3, S, S] of several, from left to right: `cast.crops`."""
-    return crops(images, [(k + 0.5) / who for k in range(who)])
 
 
 def draw(pipe, setting: dict, i: int, **call):
@@ -120,89 +70,30 @@ def draw(pipe, setting: dict, i: int, **call):
         how["id_images"], mark = albums(i, setting["who"]), " img"
     with warnings.catch_warnings():  # by words one of two is drawn after its pictures, which is measured here
         warnings.filterwarnings("ignore", "Panel . shows .* who all have pictures")
-        return pipe(story_of(i, setting["who"], mark)[0], **how)
+        return pipe(story(i, setting["who"], mark)[0], **how)
 
 
-def sorted_out(parts, species):
-    """What was read from left to right, in the order of ``species`` where just these were read."""
-    read = [part["species"] for part in parts]
-    return [parts[read.index(s)] for s in species] if sorted(read) == sorted(species) else parts
+def measure_several(pipe, judge, setting, numbers, **more):
+    """One row per story number."""
 
+    def what(i, setting):
+        return characters(i, setting["who"]), *story(i, setting["who"])
 
-def measure_together(pipe, judge, setting, numbers, defects=None, **call):
-    """One row per story number: what stands at the top of this file."""
-    rows, who = [], setting["who"]
-    for i in numbers:
-        start, (panels, told), cast = clock(pipe.device), story_of(i, who), characters(i, who)
-        images = draw(pipe, setting, i, output_type="pt", **call).images
-        seconds, layout = clock(pipe.device) - start, shown(who)
-        names, read = reading(judge, images, ("species", "action", "scene"))
-        parts = zip(*(judge.names(part) for part in parts_of(images[who:], who)), strict=True)
-        looks = [[names[k]] for k in range(who)]  # of each character, panel by panel
-        found = {k: [] for k in ("all", "place", "action", "scene", "leak")}
-        for j, part in enumerate(parts, who):
-            actions, scene = told[j]
-            species = [cast[k].species for k in layout[j]]
-            found["place"].append([one["species"] for one in part] == species)
-            part = sorted_out(part, species)
-            found["all"].append([one["species"] for one in part] == species)
-            found["action"] += [one["action"] == a for one, a in zip(part, actions, strict=True)]
-            found["scene"].append(names[j]["scene"] == scene)
-            found["leak"].append(mean_agreement(combinations(part, 2))["mean"])
-            for k, one in zip(layout[j], part, strict=True):
-                looks[k].append(one)
-        found["self"] = [mean_agreement(combinations(own, 2))["mean"] for own in looks]
-        found["chance"] = [mean_agreement(combinations([own[0] for own in looks], 2))["mean"]]
-        found["one"] = [
-            names[k][what] == value
-            for k in range(who)
-            for what, value in (
-                ("species", cast[k].species),
-                ("action", told[k][0][0]),
-                ("scene", told[k][1]),
-            )
-        ]
-        seen = [(k, one) for k, own in enumerate(looks) for one in own[1:]]
-        found["alone"] = [own[0][a] == getattr(cast[k], a) for k, own in enumerate(looks) for a in FREE]
-        found["right"] = [one[a] == getattr(cast[k], a) for k, one in seen for a in FREE]
-        others = [[c for c in cast if c is not cast[k]] for k in range(who)]
-        found["exchanged"] = [one[a] in [getattr(c, a) for c in others[k]] for k, one in seen for a in FREE]
-        row = {"seed": i, "seconds": round(seconds, 3)} | read
-        row |= {k: {"mean": round(sum(v) / len(v), 4)} for k, v in found.items()}
-        rows.append(
-            row | clean_panels(defects, images, [panel.prompt.replace(" img", "") for panel in panels])
-        )
-    return rows
-
-
-def reading_parts(judge, pictures=200):
-    """How well the judge reads such parts: ``{"2": {attribute: share of right answers}, "3": ...}``."""
-    found = {}
-    for who in (2, 3):
-        rng, drawn = random.Random(f"together/parts/{who}"), []
-        for _ in range(pictures):
-            cast = [world.Character.random(rng, species=s) for s in rng.sample(world.SPECIES, who)]
-            drawn.append(world.random_group(rng, cast))
-        images = torch.stack([torch.tensor(rendered(p, weights.picture_size())) / 255 for p in drawn])
-        right = dict.fromkeys(("species", "action", *FREE), 0)
-        for k, part in enumerate(parts_of(images, who)):
-            for picture, read in zip(drawn, judge.names(part), strict=True):
-                truth = world.labels(picture, k)
-                for name in right:
-                    right[name] += read[name] == truth[name]
-        found[str(who)] = {name: round(n / (who * pictures), 4) for name, n in right.items()}
-    return found
+    rows = measure_together(draw, what, pipe, judge, setting, numbers, **more)
+    return [row | {"all": row["both"], "right": row["named"]} for row in rows]
 
 
 EXPERIMENT = story_experiment(
     "together",
     together_settings,
-    measure_together,
+    measure_several,
     KINDS,
     panels="each alone, and all twice",
     also=("identity",),
     summarize=with_seconds,
-    then=lambda pipe, judge, stories: {"crops": reading_parts(judge)},
+    then=lambda pipe, judge, stories: {
+        "crops": {str(n): reading_crops(judge, random.Random(f"together/parts/{n}"), n) for n in (2, 3)}
+    },
     stories=20,
     golden=("three, regions", "pictures, words", "pictures, regions"),
 )

@@ -69,12 +69,7 @@ def read_carried(encoder, distinct, texts):
 
 
 class Carrying:
-    """Reads prompts as another `PromptEncoder` does, and those that are `Carried` with their phrase's states.
-
-    Parameters
-    ----------
-    encoder : PromptEncoder
-    """
+    """Reads prompts as another `PromptEncoder`, and those that are `Carried` with their phrase's states."""
 
     def __init__(self, encoder):
         self.encoder = encoder

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ..attention_maps import softmax_rows
-from ..schedule import AttentionPlan, grid_of
+from ..schedule import AttentionPlan, grid_of, replaced
 
 GRID = 16  # rows and columns of a map
 
@@ -35,23 +35,8 @@ WORDS = Where("up_blocks.0.attentions.1")
 
 
 def word_places(tokenizer, prompts, word=None):
-    """Which tokens of each prompt are words.
-
-    Parameters
-    ----------
-    tokenizer : CLIPTokenizer
-    prompts : list of F str
-    word : str, optional
-        Only this word; all of them by default.
-
-    Returns
-    -------
-    bool Tensor [F, 77]
-
-    Raises
-    ------
-    ValueError
-        A prompt does not hold the word.
+    """Which tokens of each of F prompts are words, or this word alone: bool [F, 77]; ValueError where a
+    prompt does not hold it.
     """
     places = torch.zeros(len(prompts), tokenizer.model_max_length, dtype=torch.bool)
     wanted = tokenizer(word, verbose=False).input_ids[1:-1] if word else []
@@ -70,17 +55,8 @@ def word_places(tokenizer, prompts, word=None):
 
 
 def between_ends(ids, end):
-    """Which tokens are words: those between the begin token and the first end token.
-
-    Parameters
-    ----------
-    ids : int Tensor [F, 77]
-    end : int
-        Id of the end token.
-
-    Returns
-    -------
-    bool Tensor [F, 77]
+    """Which tokens, int [F, 77], are words, bool [F, 77]: those between the begin token and the first end
+    token, whose id is ``end``.
     """
     words = (ids == end).cumsum(1) == 0
     words[:, 0] = False
@@ -88,15 +64,9 @@ def between_ends(ids, end):
 
 
 def otsu(x):
-    """Otsu's threshold of each row: between the two sides, the variance of their means is largest.
+    """Otsu's threshold [R, 1] of each row of x [R, N].
 
-    Parameters
-    ----------
-    x : float Tensor [R, N]
-
-    Returns
-    -------
-    Tensor [R, 1]
+    Between the two sides of it, the variance of their means is largest.
     """
     x, n = x.sort(1).values, x.shape[1]
     below = torch.arange(1, n, device=x.device)  # how many are on the lower side
@@ -192,13 +162,9 @@ class SubjectPlan(AttentionPlan):
     @contextmanager
     def installed(self, unet, layers="up"):
         """As of `AttentionPlan`; the watched cross-attention layers look, too."""
-        before, watched = dict(unet.attn_processors), watched_layers(unet, self.where)
-        try:
-            unet.set_attn_processor(before | {n: _Looking(self, before[n]) for n in watched})
-            with super().installed(unet, layers):
-                yield self
-        finally:
-            unet.set_attn_processor(before)
+        looking = replaced(unet, watched_layers(unet, self.where), lambda name, plain: _Looking(self, plain))
+        with looking, super().installed(unet, layers):
+            yield self
 
 
 class _Looking:

@@ -96,16 +96,7 @@ def _what_to_do(error, name, unreachable):
 
 
 def advice(pipe, panels, window):
-    """What to switch on, in this order, when memory does not suffice: what is not on yet.
-
-    Parameters
-    ----------
-    pipe : StoryPipeline
-    panels : int
-        Of the story.
-    window : int or None
-        As of the call.
-    """
+    """What to switch on, in this order, when memory is too small for so many panels: what is not on yet."""
     together = min(panels, window or panels)
     steps = []
     if pipe.unet.dtype == torch.float32 and pipe.unet.device.type != "cpu":

@@ -25,13 +25,8 @@ FILES = {
 
 
 def check_folder(folder, given=()):
-    """Raise `WeightsError` unless a folder holds a pipeline whose files are whole.
-
-    Parameters
-    ----------
-    folder : str or Path
-    given : collection of str
-        Parts that come from elsewhere.
+    """Raise `WeightsError` unless a folder holds a pipeline whose files are whole, but for parts that are
+    ``given`` from elsewhere.
     """
     folder = Path(folder)
     if not (folder / "model_index.json").exists():
@@ -94,12 +89,8 @@ def check_identity(folder):
 
 
 def check_whole(file):
-    """Raise `WeightsError` unless a safetensors file is as long as its header says.
-
-    Returns
-    -------
-    dict
-        Its header: name -> dtype, shape and place of each tensor.
+    """Raise `WeightsError` unless a safetensors file is as long as its header says; returns this header: name
+    -> dtype, shape and place of each tensor.
     """
     file = Path(file)
     check_no_pointer(file)

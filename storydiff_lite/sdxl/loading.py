@@ -1,14 +1,20 @@
-"""How weights come into a pipeline: folders, models of the hub, single files, PhotoMaker, adapters."""
+"""How a pipeline is made, loaded and saved: parts, folders, models of the hub, single files, PhotoMaker, and
+adapters.
+"""
 
+import functools
+import inspect
 import json
 import os
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 
 from .. import adapters, weights
-from ..settings import check_choice
+from ..checks import check_choice
+from ..int8 import round_weights
+from ..prompts import micro_parts
 from ..weights import WeightsError
 from . import checks, photomaker
 from .advice import explained, nowhere
@@ -19,17 +25,124 @@ READABLE = "StableDiffusionXLPipeline"
 HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 
 
+def _as_sdxl(init):
+    """An ``__init__`` with SDXL's signature, which tells diffusers what a pipeline is made of, and with
+    the two limits of guidance.
+    """
+    base, limits = StableDiffusionXLPipeline.__init__, ("guidance_start", "guidance_stop")
+    init = functools.wraps(base)(init)
+    init.__annotations__ = base.__annotations__ | dict.fromkeys(limits, float | None)
+    by_name = functools.partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY, default=None)
+    own = inspect.signature(base)
+    init.__signature__ = own.replace(parameters=[*own.parameters.values(), *map(by_name, limits)])
+    return init
+
+
+def prediction(scheduler):
+    """What a scheduler takes the U-Net's prediction for, such as ``"v_prediction"``, or None."""
+    return getattr(getattr(scheduler, "config", None), "prediction_type", None)
+
+
 class Loading:
-    """What `StoryPipeline` adds to the loading of ``StableDiffusionXLPipeline``: checks, PhotoMaker, and that
-    an identity's own LoRA and the user's adapters do not get into each other's way.
+    """What `StoryPipeline` adds to how ``StableDiffusionXLPipeline`` is made and loaded.
+
+    That is: what it draws with by default, the shipped models, checks, PhotoMaker, and that an identity's own
+    LoRA and the user's adapters do not get into each other's way.
     """
 
     id_encoder, trigger_word = None, "img"  # see `load_identity`
     _id_lora = None  # the mark of the LoRA that came with the encoder
 
+    @_as_sdxl
+    def __init__(self, *args, guidance_start=None, guidance_stop=None, **kwargs):
+        """As ``StableDiffusionXLPipeline``; what is not said is as where the parts come from.
+
+        Parameters
+        ----------
+        guidance_start, guidance_stop : float, optional
+            Of `settings.StorySettings`: what a call of this pipeline takes by default; 0 and 1.
+        """
+        given = inspect.signature(super().__init__).bind(*args, **kwargs).arguments
+        own = {"guidance_start": guidance_start, "guidance_stop": guidance_stop}
+        for name, value in getattr(given.get("unet"), "drawn_with", {}).items():
+            if (given | own).get(name) is None:
+                (own if name in own else kwargs)[name] = value
+        super().__init__(*args, **kwargs)
+        limits = {"guidance_start": 0.0, "guidance_stop": 1.0}
+        self.register_to_config(**limits | {k: v for k, v in own.items() if v is not None})
+        self._predicts = prediction(self.scheduler)
+
+    @property
+    def components(self):
+        """The parts, as of diffusers: ``StoryPipeline(**pipe.components)`` draws the same.
+
+        The U-Net remembers, as ``drawn_with``, what else the pipeline was told and the parts do not say.
+        """
+        parts = super().components
+        if isinstance(parts["unet"], torch.nn.Module):
+            parts["unet"].drawn_with = {
+                "force_zeros_for_empty_prompt": self.config.force_zeros_for_empty_prompt,
+                "add_watermarker": self.watermark is not None,
+                "guidance_start": self.config.guidance_start,
+                "guidance_stop": self.config.guidance_stop,
+            }
+        return parts
+
     @classmethod
-    def from_pretrained(cls, name, **kwargs):
-        """Load a folder in the SDXL layout, a model of the hub, or a single file; see `StoryPipeline`."""
+    def from_pipe(cls, pipeline, **kwargs):
+        """A pipeline of another one's parts, as diffusers' ``from_pipe``, its identity among them."""
+        pipe = super().from_pipe(pipeline, **kwargs)
+        own = "id_encoder", "trigger_word", "_id_lora", "reading_rule", "attention_plan", "prompt_encoder"
+        for name in own:
+            if name in vars(pipeline):
+                setattr(pipe, name, getattr(pipeline, name))
+        return pipe
+
+    @classmethod
+    def from_pretrained(cls, name="micro", **kwargs):
+        """Load ``"micro"`` (trained by this repository), a folder in the SDXL layout, a single-file
+        checkpoint, or a model of the hub.  ``"micro-int8"`` is ``"micro"`` with the U-Net and the decoder
+        rounded to a byte a weight: exactly what the page that draws has.
+
+        Parameters
+        ----------
+        name : str or Path
+        **kwargs
+            As of ``DiffusionPipeline.from_pretrained``; ``dtype`` is ``torch.float32`` unless given, and
+            nothing but safetensors is read.
+
+        Raises
+        ------
+        WeightsError
+            A file of the shipped weights is missing or not the one that was trained; a folder or model that
+            is no SDXL pipeline, a file that was cut short, no network, a full disk.
+        """
+        if "torch_dtype" not in kwargs:
+            kwargs.setdefault("dtype", torch.float32)
+        name = "micro" if name == weights.DATA / "micro" else name
+        return (cls._shipped if name in weights.STORY_MODELS else cls._from_place)(name, **kwargs)
+
+    @classmethod
+    def _shipped(cls, name, **kwargs):
+        """``"micro"``, or ``"micro-int8"``."""
+        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        dtype = dtype if isinstance(dtype, torch.dtype) else torch.float32
+        with weights.quiet():
+            folder = weights.path("micro")
+            kwargs = micro_parts(dtype, kwargs) | kwargs
+            pipe = cls._from_place(folder, local_files_only=True, **kwargs)
+        if name == "micro-int8":
+            decoding = (pipe.vae.decoder, pipe.vae.post_quant_conv) if pipe.vae is not None else ()
+            for part in (pipe.unet, *decoding):
+                if part is not None:
+                    round_weights(part)
+        if pipe.unet is not None:
+            pipe.unet.to(memory_format=torch.channels_last)  # convolutions run faster so
+        return pipe
+
+    @classmethod
+    def _from_place(cls, name, **kwargs):
+        """A folder in the SDXL layout, a model of the hub, or a single file."""
         if not isinstance(name, (str, os.PathLike)):
             raise TypeError(f"A model is named by a text or a path, such as 'micro', not by {name!r}.")
         path = Path(name).expanduser()

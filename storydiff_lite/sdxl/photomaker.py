@@ -120,22 +120,8 @@ def _check(parts, path):
 
 
 def config_of(state):
-    """The sizes of an encoder, read off its tensors.
-
-    Parameters
-    ----------
-    state : dict of str to Tensor
-        ``id_encoder``.
-
-    Returns
-    -------
-    CLIPVisionConfig
-        PhotoMaker's own for the published file.
-
-    Raises
-    ------
-    WeightsError
-        A tensor that the sizes are read off is missing.
+    """The sizes of an encoder, read off its tensors (the part ``id_encoder``): PhotoMaker's own for the
+    published file.  `WeightsError` where a tensor that they are read off is missing.
     """
     try:
         patch = state["vision_model.embeddings.patch_embedding.weight"]  # [hidden, 3, patch, patch]

@@ -193,19 +193,8 @@ def wrap(text: str, width: int, face, direction: str | None = None, pieces=None)
 
 
 def strip(images, captions=None, size: int = 144, gap: int = 6) -> Image.Image:
-    """Panels side by side, lettered below.
-
-    Parameters
-    ----------
-    images : list of pictures (see `to_image`)
-    captions : list of str, optional
-        One a panel; long ones wrap.
-    size : int
-        Height of a panel in pixels.
-
-    Returns
-    -------
-    PIL.Image.Image
+    """Panels (see `to_image`) side by side, ``size`` pixels high, lettered below; a caption each, long ones
+    wrap.
     """
     images = [enlarge(i, size) for i in images]
     if not images:
@@ -226,19 +215,7 @@ def strip(images, captions=None, size: int = 144, gap: int = 6) -> Image.Image:
 
 
 def grid(rows, row_labels=None, column_labels=None, size: int = 96, gap: int = 5) -> Image.Image:
-    """Rows of pictures with names at the left and above.
-
-    Parameters
-    ----------
-    rows : list of lists of pictures (see `to_image`)
-    row_labels, column_labels : list of str, optional
-    size : int
-        Height of a picture in pixels.
-
-    Returns
-    -------
-    PIL.Image.Image
-    """
+    """Rows of pictures (see `to_image`), ``size`` pixels high, with names at the left and above."""
     rows = [[enlarge(i, size) for i in row] for row in rows]
     if not rows or not rows[0]:
         raise ValueError("A grid needs at least one row with one picture.")

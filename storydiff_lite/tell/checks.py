@@ -11,8 +11,9 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from ..checks import check_choice
 from ..devices import check_device
-from ..settings import DTYPES, check_choice
+from ..settings import DTYPES
 from ..weights import STORY_MODELS
 
 #: bytes of an output's name: the folder of an unfinished run has a longer one, and 255 is what disks take
@@ -48,15 +49,8 @@ def check_output(path, endings):
 
 
 def check_page(panels, width, height, size=None):
-    """Raise ValueError if a page would be larger than memory; before its panels are drawn.
-
-    Parameters
-    ----------
-    panels : int
-    width, height : int
-        Of a panel as it is drawn.
-    size : int, optional
-        As of `comic.comic`.
+    """Raise ValueError if a page of panels of this size would be larger than memory, before they are drawn;
+    ``size`` as of `comic.comic`.
     """
     wide = size or max(256, width)
     pixels = panels * wide * wide * height / width

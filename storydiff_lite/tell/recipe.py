@@ -16,18 +16,10 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from .. import weights
+from ..checks import check_number, check_seed, check_text
 from ..comic import plan
 from ..schedule import SamplingSchedule
-from ..settings import (
-    SCHEDULES,
-    StorySettings,
-    VideoSettings,
-    carried,
-    check_number,
-    check_seed,
-    check_text,
-    default_steps,
-)
+from ..settings import SCHEDULES, StorySettings, VideoSettings, carried, default_steps
 
 KEY = "storydiff"  # of the text in the PNG
 
@@ -112,10 +104,7 @@ class Recipe:
     def complete(self, pipe=None):
         """The same with all settings written out, as a comic carries it: no default can change under it.
 
-        Parameters
-        ----------
-        pipe : StoryPipeline, optional
-            Decides the number of steps, and which are guided, where the recipe does not.
+        A pipeline decides the number of steps, and which are guided, where the recipe does not.
         """
         settings = carried(StorySettings) | {"schedule": "always"} | self.settings
         if pipe is not None:
@@ -137,16 +126,7 @@ def write_comic(out, page, recipe, made, captions):
 
 
 def read_recipe(png):
-    """The recipe of a comic, and what it was made with.
-
-    Returns
-    -------
-    (Recipe, dict)
-
-    Raises
-    ------
-    RecipeError
-    """
+    """The `Recipe` of a comic, and a dict of what it was made with; `RecipeError` where it has none."""
     try:
         text = _text_of(Path(png))
     except FileNotFoundError:

@@ -87,11 +87,7 @@ def _verdicts(found, areas, least, blind):
 def truth(found: list[Piece], blind=None):
     """How many of each there are, and where.
 
-    Parameters
-    ----------
-    found : list of Piece
-    blind : dict, optional
-        Head -> False (its face was wiped away) or None (unknown).
+    ``blind``: head -> False (its face was wiped away) or None (unknown).
 
     Returns
     -------

@@ -78,13 +78,7 @@ def first_rows(rows, folder, start, n, end, make) -> torch.Tensor:
 
 
 def pool(split: str, n: int, size: int, mix=None, cache="checkpoints"):
-    """``n`` samples and their pixels.
-
-    Returns
-    -------
-    samples : list of list of world.Picture
-    pixels : uint8 tensor [number of pictures, 3, size, size], the pictures of all samples in order
-    """
+    """``n`` samples, lists of `world.Picture`, and all their pixels, uint8 [pictures, 3, size, size]."""
     samples = [world.sample_pictures(split, i, mix) for i in range(n)]
     flat = [p for s in samples for p in s]
     kinds = "single" if not mix else f"{zlib.crc32(repr(sorted(mix.items())).encode()):08x}"

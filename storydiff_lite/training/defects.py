@@ -57,17 +57,9 @@ def pool(split, n, size=SIZE, spoilt_too=None, folder="checkpoints"):
 
 @torch.no_grad()
 def redraw(auto, pixels, noise=0.0, seed=0, batch=16):
-    """Pictures as an autoencoder draws them.
+    """Pictures, uint8 [n, 3, S, S], as an autoencoder draws them, in the same form.
 
-    Parameters
-    ----------
-    pixels : uint8 tensor [n, 3, S, S]
-    noise : float
-        The latents get noise of up to this part of their deviation, each picture a share of its own.
-
-    Returns
-    -------
-    uint8 tensor [n, 3, S, S]
+    Their latents get noise of up to the part ``noise`` of their deviation, each picture a share of its own.
     """
     device, side, out = auto.device, auto.config.sample_size, []
     g = torch.Generator().manual_seed(seed)

@@ -65,17 +65,8 @@ def clip_pool(split: str, n: int, frames: int, size: int, folder="checkpoints", 
 
 
 def token_pool(image_encoder, pixels, device="cpu", batch=512, dtype=None):
-    """Semantic tokens of many clips, on ``device``.
-
-    Parameters
-    ----------
-    pixels : uint8 Tensor [n, F, 3, S, S]
-    dtype : torch.dtype, optional
-        Half precision by default on a GPU, single on a CPU.
-
-    Returns
-    -------
-    Tensor [n, F, tokens, D]
+    """Semantic tokens [n, F, tokens, D] of many clips, uint8 [n, F, 3, S, S], on ``device``; by default in
+    half precision on a GPU, in single on a CPU.
     """
     dtype = dtype or (torch.float16 if torch.device(device).type == "cuda" else torch.float32)
     flat, out = pixels.flatten(0, 1), []
@@ -103,14 +94,8 @@ def latent_pool(vae, pixels, device="cpu", batch=64):
 def relative_error(predicted, truth):
     """How far predicted tokens are from the true ones, in units of how far the straight line is.
 
-    Parameters
-    ----------
-    predicted, truth : Tensor [B, F, S, D]
-
-    Returns
-    -------
-    Tensor [B]
-        Mean squared error of each clip over that of interpolation: 0 is the truth, 1 the line.
+    Of tokens [B, F, S, D] the mean squared error of each clip over that of interpolation, [B]: 0 is the
+    truth, 1 the line.
     """
     line = interpolate(truth[:, 0], truth[:, -1], truth.shape[1])
     far = (line - truth).square().mean((1, 2, 3))

@@ -11,17 +11,9 @@ from torch import nn
 
 
 def blend(first, last, weights):
-    """Each frame a mix of the two pictures: of pixels a cross-fade, of latents a straight line.
+    """Each frame a mix of the two pictures [B, C, H, W]: of pixels a cross-fade, of latents a straight line.
 
-    Parameters
-    ----------
-    first, last : Tensor [B, C, H, W]
-    weights : Tensor [F]
-        How much of ``last`` is in each frame, 0..1.
-
-    Returns
-    -------
-    Tensor [B, F, C, H, W]
+    ``weights`` [F] say how much of ``last`` is in each frame, 0..1; frames are [B, F, C, H, W].
     """
     w = weights.to(first).view(-1, 1, 1, 1)
     return (1 - w) * first[:, None] + w * last[:, None]

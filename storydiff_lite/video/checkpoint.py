@@ -324,13 +324,8 @@ class Loading:
 
     @weights.quiet()
     def save_pretrained(self, save_directory, safe_serialization=True):
-        """Write all parts, so that ``from_pretrained(save_directory)`` draws the same.
-
-        Parameters
-        ----------
-        save_directory : str or Path
-        safe_serialization : bool
-            True: nothing but safetensors is written.
+        """Write all parts, so that ``from_pretrained(save_directory)`` draws the same; nothing but
+        safetensors.
 
         Raises
         ------

@@ -27,14 +27,7 @@ LONGEST = 600
 
 
 def check_fps(fps, path):
-    """Raise ValueError when a file cannot play so many frames a second.
-
-    Parameters
-    ----------
-    fps : float
-    path : str or Path
-        Ends in .gif or .mp4.
-    """
+    """Raise ValueError when a file cannot play so many frames a second; its path ends in .gif or .mp4."""
     if isinstance(fps, bool) or not isinstance(fps, numbers.Real) or not 0 < fps < math.inf:
         raise ValueError(f"fps is {fps!r}; it must be a number of frames a second, more than 0.")
     if fps * LONGEST < 1:
@@ -46,20 +39,10 @@ def check_fps(fps, path):
 
 
 def gif_delays(frames, fps):
-    """How long each frame of a GIF stands, in milliseconds.
+    """How long each of so many frames of a GIF stands, in milliseconds: a list of multiples of 10.
 
-    A GIF counts in hundredths of a second. So that it plays as long as it should, a frame ends at the
-    hundredth that is nearest to its end.
-
-    Parameters
-    ----------
-    frames : int
-    fps : float
-
-    Returns
-    -------
-    list of int
-        Multiples of 10; their sum is ``1000 * frames / fps``, to 5 milliseconds.
+    A GIF counts in hundredths of a second. So that it plays as long as it should, ``1000 * frames / fps`` to
+    5 milliseconds, a frame ends at the hundredth that is nearest to its end.
     """
     ends = [math.floor(100 * i / fps + 0.5) for i in range(frames + 1)]
     return [10 * (b - a) for a, b in pairwise(ends)]

@@ -13,12 +13,13 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 
 from ..autoencoder import precise, to_latents, to_pixels
+from ..checks import check_number, check_refine, check_seed
 from ..identity import without_trigger
 from ..motion import semantic_tokens
 from ..panels import Panel
 from ..pictures import as_shown
 from ..prompts import PromptEncoder
-from ..settings import REFINE, check_number, check_refine, check_seed
+from ..settings import REFINE
 from .checkpoint import Loading
 from .decoder import reading_key_frames
 from .files import save_video

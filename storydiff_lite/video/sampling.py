@@ -21,16 +21,8 @@ def interleaved_windows(frames, window, rng):
     """Which frames go through the U-Net together in one step: windows with the first and the last frame in
     each, the others shared out so that neighbours part and each window spans the whole time.
 
-    Parameters
-    ----------
-    frames, window : int
-    rng : random.Random
-        Shares them out anew at every step, so that all frames meet.
-
-    Returns
-    -------
-    list of list of int
-        Frames of each window, in order; together all of them. A frame may come twice.
+    ``rng`` shares them out anew at every step, so that all frames meet.  A window is a list of frames, in
+    order; together they hold all of them, and a frame may come twice.
     """
     if frames <= window:
         return [list(range(frames))]

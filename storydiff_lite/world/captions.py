@@ -55,14 +55,8 @@ def random_mention(rng: random.Random) -> frozenset:
 
 
 def caption(picture: Picture, rng: random.Random, mention=None) -> str:
-    """A grammatical sentence about the picture that leaves attributes out at random.
-
-    Parameters
-    ----------
-    picture : Picture
-    rng : random.Random
-    mention : set of str, optional
-        Attributes to name (see `describe`); random by default.
+    """A grammatical sentence about the picture that leaves attributes out at random, or names those of the
+    set ``mention`` (see `describe`).
     """
     mention = random_mention(rng) if mention is None else mention
     where = SCENES[picture.scene]

@@ -256,17 +256,8 @@ _MOTION = dict(zip(KINDS, (_walk, _jump, _wave, _sit, _turn, _hand_over, _meet),
 
 
 def random_clip(rng: random.Random, kind: str | None = None, character=Character.random, reach=None) -> Clip:
-    """A clip of a random kind, or of this one.
-
-    Parameters
-    ----------
-    rng : random.Random
-    kind : str, optional
-        One of `KINDS`.
-    character : callable
-        ``character(rng) -> Character`` draws who acts.
-    reach : float, optional
-        How far the motion goes; random by default.
+    """A clip of a random kind, or of this one of `KINDS`: ``character(rng)`` draws who acts, ``reach`` says
+    how far the motion goes, at random by default.
     """
     kind = kind or rng.choice(KINDS)
     actors = tuple(character(rng) for _ in range(2 if kind in TWO else 1))

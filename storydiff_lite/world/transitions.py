@@ -112,16 +112,7 @@ def random_pair(rng: random.Random) -> tuple[str, str]:
 
 
 def random_transition(rng: random.Random, character=Character.random, pair=random_pair) -> PanelTransition:
-    """Two random panels.
-
-    Parameters
-    ----------
-    rng : random.Random
-    character : callable
-        ``character(rng) -> Character`` draws who acts.
-    pair : callable
-        ``pair(rng) -> (action, action)`` draws what is done in the two panels.
-    """
+    """Two random panels: ``character(rng)`` draws who acts, ``pair(rng)`` the actions in the two."""
     kind = rng.choices(tuple(CASTS), tuple(CASTS.values()))[0]
     two = [character(rng)]
     while len(two) < 2:
