@@ -92,3 +92,11 @@ def test_pages_of_appendices_are_of_chapters_that_have_one(path):
     own = chapters.read(path)
     assert of.name in own.cells[0].source and all(c.cell_type == "markdown" for c in own.cells)
     assert f"book/appendix/{path.stem}\n" in (chapters.ROOT / "_toc.yml").read_text()
+
+
+@pytest.mark.parametrize("path", chapters.find([]), ids=lambda p: p.stem)
+def test_the_sidebar_says_the_number_of_a_chapter(path):
+    """The text speaks of "chapter 05"; the heading of a chapter has no number."""
+    heading = chapters.read(path).cells[0].source.splitlines()[0].removeprefix("# ")
+    entry = f"- file: notebooks/{path.stem}\n        title: {path.stem[:2]} {heading}\n"
+    assert entry in (chapters.ROOT / "_toc.yml").read_text()
