@@ -14,6 +14,8 @@ from chapters import BEGIN, END, HIDDEN_BEGIN, HIDDEN_END, NOTEBOOKS, WIDGET_VIE
 
 NAME = re.compile(r"\d\d-[a-z0-9]+(-[a-z0-9]+)*")
 MACHINE_PATH = re.compile(r"(?:/home/|/root/|/Users/|/tmp/|[A-Z]:\\\\Users)[\w.\\/-]*")
+#: what libraries say of their own code, which a chapter that shows its own warnings may catch too
+OTHERS_WARNING = re.compile(r"__array__|[Dd]eprecat|migration guide")
 MAX_KIB = 700  # a dozen chapters must fit beside the weights; their pictures are of 128 pixels
 PARAMETERS = {"PROFILE", "SEED", "DEVICE"}
 ENVIRONMENT = ("STORYDIFF_PROFILE", "STORYDIFF_DEVICE")
@@ -67,6 +69,8 @@ def check_outputs(nb) -> list[str]:
             path = MACHINE_PATH.search(text)
             if path:
                 found.append(f"{where} prints a path of one machine: {path.group()}")
+            if other := OTHERS_WARNING.search(text):
+                found.append(f"{where} prints another library's warning: {other.group()!r}")
     return found
 
 

@@ -16,7 +16,7 @@ WIDTH, HEIGHT, BOX_H = 440, 594, 58
 BOXES = {
     "story": (120, 8, 200, "story text", "story.py", ("00", "10")),
     "tokens": (10, 104, 190, "words to tokens", "tokens.py", ("02",)),
-    "identity": (240, 104, 190, "faces to identity", "identity.py", ("03",)),
+    "identity": (240, 104, 190, "pictures to identity", "identity.py", ("03",)),
     "loop": (120, 200, 200, "denoising loop", "denoising.py", ("01", "04")),
     "unet": (10, 308, 190, "U-Net", "micro SDXL", ("01",)),
     "attention": (240, 308, 190, "shared self-attention", "attention.py", ("05", "06", "07")),
@@ -37,8 +37,8 @@ ARROWS = [
 ]
 SAYS = (
     "Map of the book, from top to bottom. A story text becomes tokens (chapter 2) and, where pictures of a "
-    "face are given, an identity (chapter 3). Both steer the denoising loop (chapters 1 and 4), whose U-Net "
-    "(chapter 1) works on all panels at once and lets them read each other through shared self-attention "
+    "character are given, an identity (chapter 3). Both steer the denoising loop (chapters 1 and 4), whose "
+    "U-Net (chapter 1) works on all panels at once and lets them read each other through shared self-attention "
     "(chapters 5 to 7). The decoder turns the result into panels (chapters 0 and 1), which are animated "
     "(chapters 8 and 9) and judged for being the same character."
 )

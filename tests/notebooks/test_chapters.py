@@ -129,6 +129,10 @@ MISTAKES = {
         "without alt text",
     ),
     "machine path": (lambda nb: nb.cells[1].outputs[0].update(text="/home/me/book\n"), "path of one machine"),
+    "another's warning": (
+        lambda nb: nb.cells[1].outputs[0].update(text="__array__ must implement 'copy'\n"),
+        "another library's warning",
+    ),
     "open answer": (lambda nb: nb.cells.pop(3), "outside {solution-start}"),
     "not folded": (lambda nb: nb.cells[3].update(source="```{solution-start} twice\n```"), "would lie open"),
     "never closed": (lambda nb: nb.cells.pop(5), "no {solution-end}"),
