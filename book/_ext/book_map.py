@@ -36,11 +36,11 @@ ARROWS = [
     ("panels", "judge"),
 ]
 SAYS = (
-    "Map of the book, from top to bottom. A story text becomes tokens (chapter 2) and, where pictures of a "
-    "character are given, an identity (chapter 3). Both steer the denoising loop (chapters 1 and 4), whose "
-    "U-Net (chapter 1) works on all panels at once and lets them read each other through shared self-attention "
-    "(chapters 5 to 7). The decoder turns the result into panels (chapters 0 and 1), which are animated "
-    "(chapters 8 and 9) and judged for being the same character."
+    "Map of the book, from top to bottom. A story text becomes tokens (chapter 2) and, where pictures of "
+    "a character are given, an identity (chapter 3). Both steer the denoising loop (chapters 1 and 4), "
+    "whose U-Net (chapter 1) works on all panels at once and lets them read each other through shared "
+    "self-attention (chapters 5 to 7). The decoder turns the result into panels (chapters 0 and 1), which "
+    "are animated (chapters 8 and 9) and judged for being the same character."
 )
 
 
