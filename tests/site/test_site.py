@@ -194,6 +194,19 @@ def test_a_wide_table_shows_on_a_phone_that_it_goes_on(site, chromium):
         assert all(table == {"shadow": 4, "caption": True} for table in wide), wide
 
 
+def test_a_wide_equation_shows_on_a_phone_that_it_goes_on(site, chromium):
+    """Chapter 0: RandSample names many panels."""
+    with Visit(chromium, width=390) as visit:
+        page = visit.open((site / "notebooks/00-a-story-in-one-minute.html").as_uri())
+        page.locator("mjx-container").first.wait_for(state="attached")
+        shadows = page.evaluate(
+            """() => [...document.querySelectorAll('.math mjx-container[display="true"]')]
+                 .filter(e => e.scrollWidth > e.clientWidth + 1)
+                 .map(e => getComputedStyle(e).backgroundImage.split('linear-gradient').length - 1)"""
+        )
+        assert shadows and set(shadows) == {4}
+
+
 def test_terms_lead_to_the_glossary(site, chromium):
     """Chapter 5: terms are links, each once, that say on hover what the glossary says, and lead to it."""
     with Visit(chromium) as visit:
