@@ -12,7 +12,7 @@ from .records import PANELS, Experiment, header, judged, mean_and_interval, swee
 
 KINDS = ("agreement", "fidelity", "clean")
 STEPS = 12  # denoising steps: what the model draws with by default
-#: guidance in all steps, and not in the micro model's own: what some records still measure
+#: guidance in all steps, and not in the micro model's own: a setting of `together`
 ALL_GUIDED = {"guidance_start": 0.0, "guidance_stop": 1.0}
 
 
